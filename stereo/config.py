@@ -1,0 +1,178 @@
+"""Configuration: frozen dataclasses, read strictly. An unknown key or a wrong type is an error that names the near matches."""
+
+from __future__ import annotations
+
+import difflib
+import tomllib
+import typing
+from dataclasses import asdict, dataclass, field, fields, is_dataclass
+from pathlib import Path
+from typing import Any
+
+from stereo.types import InputError
+
+
+@dataclass(frozen=True)
+class ModelConfig:
+    """Shape of a network. ``preset`` is the name of the row in PRESETS that it started from."""
+
+    preset: str = "small"
+    channels: int = 64  # C, width of the tokens at 1/4 resolution
+    stem_channels: int = 24  # width at 1/2 resolution
+    context_channels: int = 96  # width at 1/8 resolution
+    layers: int = 3  # T, each one self layer and one cross layer
+    heads: int = 4
+    attention: str = "quadtree_b"  # a key of stereo.attention.ATTENTION
+    levels: int = 4  # L, quadtree levels, finest included
+    topk: int = 8  # K, columns kept per query at every level
+    expansion: int = 2  # hidden width of the feed-forward part, in units of C
+    sinkhorn_iterations: int = 4
+    kernel: str = "auto"  # auto | reference | matmul
+
+
+PRESETS: dict[str, ModelConfig] = {
+    "small": ModelConfig(),
+    # For tests and for the smoke recipe: the same rooms, as narrow as they get.
+    "tiny": ModelConfig(preset="tiny", channels=32, stem_channels=12, context_channels=32, layers=2, heads=2, topk=6),
+}
+
+
+@dataclass(frozen=True)
+class DataConfig:
+    """Procedural training data. Sizes are (height, width) px; one is drawn per batch."""
+
+    seed: int = 0
+    crops: tuple[tuple[int, int], ...] = ((96, 640), (128, 480), (64, 960))
+    max_disparity: float = 0.4  # of the crop's width
+    workers: int = 2
+
+
+@dataclass(frozen=True)
+class TrainConfig:
+    steps: int = 10000
+    batch_size: int = 4
+    learning_rate: float = 6e-4
+    warmup_steps: int = 200
+    weight_decay: float = 1e-4
+    clip_norm: float = 1.0
+    precision: str = "fp32"  # fp32 | bf16 (autocast)
+    seed: int = 0
+    threads: int = 0  # CPU threads for the network; 0 leaves PyTorch's choice
+    log_every: int = 50
+    image_every: int = 1000
+    checkpoint_every: int = 500
+    validate_every: int = 0  # 0: only at the end
+    validation_scenes: int = 16
+    validation_seed: int = 10_000_019
+
+
+@dataclass(frozen=True)
+class LossConfig:
+    """Weights of the terms of STTR section 3.6 and of our confidence term."""
+
+    response: float = 1.0
+    coarse: float = 1.0
+    disparity: float = 1.0
+    occlusion: float = 1.0
+    confidence: float = 0.5
+    occluded_weight: float = 0.3  # of an occluded pixel in the final disparity term, relative to a visible one
+
+
+@dataclass(frozen=True)
+class Recipe:
+    """One training run, as read from a TOML file in experiments/."""
+
+    name: str = "run"
+    model: ModelConfig = field(default_factory=ModelConfig)
+    data: DataConfig = field(default_factory=DataConfig)
+    train: TrainConfig = field(default_factory=TrainConfig)
+    loss: LossConfig = field(default_factory=LossConfig)
+
+
+def to_dict(config: Any) -> dict[str, Any]:
+    return asdict(config)
+
+
+def near_matches(given: str, allowed: typing.Iterable[str]) -> str:
+    """'expected one of a, b' with the likely one first: the tail of every "unknown name" message."""
+    allowed = sorted(allowed)
+    close = difflib.get_close_matches(given, allowed, n=3, cutoff=0.5)
+    hint = f"; did you mean {' or '.join(close)}?" if close else ""
+    return f"expected one of {', '.join(allowed)}{hint}"
+
+
+def _convert(value: Any, kind: Any, where: str) -> Any:
+    if is_dataclass(kind):
+        if not isinstance(value, dict):
+            raise InputError(f"{where}: got {value!r}, expected a table of settings")
+        return from_dict(kind, value, where)
+    origin = typing.get_origin(kind)
+    if origin is tuple:
+        if not isinstance(value, list | tuple):
+            raise InputError(f"{where}: got {value!r}, expected a list")
+        inner = typing.get_args(kind)
+        kinds = [inner[0]] * len(value) if inner[-1] is Ellipsis else list(inner)
+        if len(kinds) != len(value):
+            raise InputError(f"{where}: got {len(value)} values, expected {len(kinds)}")
+        return tuple(_convert(v, k, f"{where}[{i}]") for i, (v, k) in enumerate(zip(value, kinds, strict=True)))
+    if kind is float and isinstance(value, int) and not isinstance(value, bool):
+        return float(value)
+    if not isinstance(value, kind) or (kind is int and isinstance(value, bool)):
+        raise InputError(f"{where}: got {value!r} ({type(value).__name__}), expected {kind.__name__}")
+    return value
+
+
+def from_dict(cls: type, values: dict[str, Any], where: str = "") -> Any:
+    """Build a config dataclass from plain values.
+
+    Raises InputError for an unknown key (naming the near matches) or a value of the wrong type.
+    """
+    kinds = typing.get_type_hints(cls)
+    names = [f.name for f in fields(cls)]
+    for key in values:
+        if key not in names:
+            raise InputError(f"unknown setting '{where + '.' if where else ''}{key}': {near_matches(key, names)}")
+    return cls(**{k: _convert(v, kinds[k], f"{where}.{k}" if where else k) for k, v in values.items()})
+
+
+def _parse_override(text: str) -> tuple[list[str], Any]:
+    key, equals, raw = text.partition("=")
+    if not equals or not key:
+        raise InputError(f"got --set {text!r}, expected --set section.key=value, for example --set train.steps=100")
+    try:
+        value = tomllib.loads(f"v = {raw}")["v"]
+    except tomllib.TOMLDecodeError:
+        value = raw  # a bare word is a string: --set model.attention=dense
+    return key.strip().split("."), value
+
+
+def load_recipe(path: str | Path, overrides: typing.Sequence[str] = ()) -> Recipe:
+    """Read a recipe. ``[model] preset = "small"`` starts from that preset; overrides are 'a.b=value' strings.
+
+    Raises InputError when the file is missing, is not TOML, or holds an unknown key or a wrong type.
+    """
+    path = Path(path)
+    try:
+        values = tomllib.loads(path.read_text(encoding="utf-8"))
+    except FileNotFoundError:
+        raise InputError(f"recipe '{path}' does not exist; the shipped ones are in experiments/*.toml") from None
+    except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
+        raise InputError(f"recipe '{path}' is not valid TOML: {error}") from None
+    for text in overrides:
+        keys, value = _parse_override(text)
+        table = values
+        for key in keys[:-1]:
+            table = table.setdefault(key, {})
+            if not isinstance(table, dict):
+                raise InputError(f"--set {text}: '{key}' is a value, not a section")
+        table[keys[-1]] = value
+    if isinstance(values.get("model"), dict):
+        values["model"] = to_dict(preset(values["model"].get("preset", "small"))) | values["model"]
+    return from_dict(Recipe, {"name": path.stem} | values)
+
+
+def preset(name: str) -> ModelConfig:
+    """The named network shape. Raises InputError for an unknown name."""
+    if name not in PRESETS:
+        raise InputError(f"unknown preset '{name}': {near_matches(str(name), PRESETS)}")
+    return PRESETS[name]
