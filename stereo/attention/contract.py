@@ -1,0 +1,37 @@
+"""What every operator promises: ``attend(q, k, v, scope, side, frequencies) -> message``.
+
+q (B, H, W, heads, d); k, v (B, H, Wk, heads, d); message (B, H, W, heads, d).
+scope "row": a query sees keys of its own row (an epipolar line) only. scope "image": it sees the plane.
+side (B,) int: +1 lets query column i see keys j <= i (left looks into the right image), -1 keys j >= i (right into left),
+0 or None everything. frequencies: rotary code along the row, see stereo.attention.rotary.
+"""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor, nn
+
+
+def check_inputs(operator: nn.Module, q: Tensor, k: Tensor, v: Tensor, scope: str, side: Tensor | None) -> None:
+    """Raise ValueError when shapes or scope break the contract."""
+    if scope not in operator.scopes:
+        raise ValueError(f"{type(operator).__name__} got scope {scope!r}, expected one of {operator.scopes}")
+    if q.dim() != 5 or k.dim() != 5 or k.shape != v.shape:
+        raise ValueError(f"expected q (B,H,W,heads,d) and k, v (B,H,Wk,heads,d), got {[tuple(t.shape) for t in (q, k, v)]}")
+    if q.shape[:2] != k.shape[:2] or q.shape[3:] != k.shape[3:]:
+        raise ValueError(f"q and k must agree in all but the width, got {tuple(q.shape)} and {tuple(k.shape)}")
+    if side is not None and q.shape[2] != k.shape[2]:
+        raise ValueError(f"one-sided attention needs rows of equal width, got {q.shape[2]} queries and {k.shape[2]} keys")
+
+
+def side_mask(side: Tensor | None, offset: Tensor) -> Tensor | None:
+    """True where the key may be seen; offset = query column - key column, (B or 1, ...) -> (B, ...), or None for all."""
+    return None if side is None else side.view(-1, *[1] * (offset.dim() - 1)) * offset >= 0
+
+
+def masked_softmax(scores: Tensor, allowed: Tensor | None) -> Tensor:
+    """Softmax over the last axis in at least float32; forbidden entries get exactly 0. Returns the dtype of ``scores``."""
+    wide = scores.float() if scores.dtype in (torch.float16, torch.bfloat16) else scores
+    if allowed is not None:
+        wide = wide.masked_fill(~allowed, float("-inf"))
+    return wide.softmax(dim=-1).to(scores.dtype)

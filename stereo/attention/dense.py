@@ -1,0 +1,34 @@
+"""Full attention along each epipolar line: the operator that the quadtree is measured against."""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor, nn
+
+from stereo.attention.contract import check_inputs, masked_softmax, side_mask
+from stereo.attention.rotary import rotate
+
+
+class DenseAttention(nn.Module):
+    """Softmax over the whole row: O(W^2) in time and memory (STTR section 3.1, without its relative position terms)."""
+
+    scopes = ("row",)
+
+    def forward(
+        self,
+        q: Tensor,
+        k: Tensor,
+        v: Tensor,
+        scope: str = "row",
+        side: Tensor | None = None,
+        frequencies: Tensor | None = None,
+    ) -> Tensor:
+        """q (B,H,W,heads,d), k and v (B,H,Wk,heads,d) -> message (B,H,W,heads,d). See stereo.attention.contract."""
+        check_inputs(self, q, k, v, scope, side)
+        query, key = torch.arange(q.shape[2], device=q.device), torch.arange(k.shape[2], device=q.device)
+        if frequencies is not None:
+            q, k = rotate(q, query, frequencies), rotate(k, key, frequencies)
+        scores = q.transpose(2, 3) @ k.permute(0, 1, 3, 4, 2) * q.shape[-1] ** -0.5  # (B, H, heads, W, Wk)
+        allowed = side_mask(side, (query[:, None] - key)[None, None, None])
+        weights = masked_softmax(scores, allowed)
+        return (weights @ v.transpose(2, 3)).transpose(2, 3)
