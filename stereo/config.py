@@ -27,7 +27,6 @@ class ModelConfig:
     topk: int = 8  # K, columns kept per query at every level
     expansion: int = 2  # hidden width of the feed-forward part, in units of C
     sinkhorn_iterations: int = 4
-    kernel: str = "auto"  # auto | reference | matmul
 
 
 PRESETS: dict[str, ModelConfig] = {
@@ -58,6 +57,7 @@ class TrainConfig:
     precision: str = "fp32"  # fp32 | bf16 (autocast)
     seed: int = 0
     threads: int = 0  # CPU threads for the network; 0 leaves PyTorch's choice
+    kernel: str = "auto"  # a backend of stereo.kernels
     log_every: int = 50
     image_every: int = 1000
     checkpoint_every: int = 500
@@ -71,8 +71,8 @@ class LossConfig:
     """Weights of the terms of STTR section 3.6 and of our confidence term."""
 
     response: float = 1.0
-    coarse: float = 1.0
-    disparity: float = 1.0
+    coarse: float = 0.1
+    disparity: float = 0.3
     occlusion: float = 1.0
     confidence: float = 0.5
     occluded_weight: float = 0.3  # of an occluded pixel in the final disparity term, relative to a visible one

@@ -100,6 +100,11 @@ class Prediction:
     def confidence(self) -> Tensor:
         return self.confidence_logits.sigmoid()
 
+    def to_map(self, item: int = 0) -> DisparityMap:
+        """One image of the batch as numpy."""
+        maps = (self.disp, self.occlusion, self.confidence)
+        return DisparityMap(*(x[item].detach().float().cpu().numpy() for x in maps))
+
 
 @dataclass(frozen=True)
 class DisparityMap:

@@ -22,28 +22,16 @@ def effective_levels(levels: int, key_width: int) -> int:
     return levels
 
 
-def pad_grid(x: Tensor, multiple: int) -> Tensor:
-    """(B, H, W, heads, d) zero-padded below and to the right until H and W are multiples."""
-    return F.pad(x, (0, 0, 0, 0, 0, -x.shape[2] % multiple, 0, -x.shape[1] % multiple))
-
-
-def pool_grid(x: Tensor, height: int, width: int, with_max: bool) -> Tensor:
-    """2x2 pooling of (B, H, W, heads, d) over the cells inside height x width; what lies outside is padding and never counts.
+def pool_grid(x: Tensor, with_max: bool) -> Tensor:
+    """2x2 pooling of (B, H, W, heads, d) -> (B, ceil(H/2), ceil(W/2), heads, d). A cell beyond the edge counts nowhere.
 
     ``with_max`` gives the average of mean and maximum, which keeps thin structures visible to the coarse levels.
     """
-    B, H, W, heads, d = x.shape
-    blocks = x.view(B, H // 2, 2, W // 2, 2, heads, d)
-    if height == H and width == W:
-        mean = blocks.mean(dim=(2, 4))
-        return (mean + blocks.amax(dim=(2, 4))) / 2 if with_max else mean
-    inside = (torch.arange(H, device=x.device) < height)[:, None] & (torch.arange(W, device=x.device) < width)
-    inside = inside.view(H // 2, 2, W // 2, 2, 1, 1)
-    mean = (blocks * inside).sum(dim=(2, 4)) / inside.sum(dim=(1, 3)).clamp(min=1).to(x.dtype)
-    if not with_max:
-        return mean
-    peak = blocks.masked_fill(~inside, float("-inf")).amax(dim=(2, 4))
-    return (mean + torch.where(peak.isinf(), mean, peak)) / 2
+    planes = x.flatten(-2).permute(0, 3, 1, 2)  # channels-last, no copy
+    pooled = F.avg_pool2d(planes, 2, ceil_mode=True, count_include_pad=False)
+    if with_max:
+        pooled = (pooled + F.max_pool2d(planes, 2, ceil_mode=True)) / 2
+    return pooled.permute(0, 2, 3, 1).unflatten(-1, x.shape[-2:])
 
 
 class QuadtreeB(nn.Module):
@@ -63,12 +51,10 @@ class QuadtreeB(nn.Module):
         self.level_weights = nn.Parameter(torch.zeros(levels))  # finest first; zeros mix all levels alike
 
     def pyramid(self, x: Tensor, levels: int, with_max: bool) -> list[Tensor]:
-        """Finest first; every level (B, H_l, W_l, heads, d) of the grid padded to a multiple of 2^(levels-1)."""
-        height, width = x.shape[1:3]
-        out = [pad_grid(x, 2 ** (levels - 1))]
+        """Finest first; level l is (B, ceil(H / 2^l), ceil(W / 2^l), heads, d)."""
+        out = [x]
         for _ in range(levels - 1):
-            out.append(pool_grid(out[-1], height, width, with_max))
-            height, width = -(-height // 2), -(-width // 2)
+            out.append(pool_grid(out[-1], with_max))
         return out
 
     def forward(
@@ -82,10 +68,8 @@ class QuadtreeB(nn.Module):
     ) -> Tensor:
         """q (B,H,W,heads,d), k and v (B,H,Wk,heads,d) -> message (B,H,W,heads,d). See stereo.attention.contract."""
         check_inputs(self, q, k, v, scope, side)
-        H, W, Wk = q.shape[1], q.shape[2], k.shape[2]
-        levels = effective_levels(self.levels, Wk)
-        scale = q.shape[-1] ** -0.5
-        queries, keys = (self.pyramid(x, levels, self.pool == "mean_max") for x in (q * scale, k))
+        levels = effective_levels(self.levels, k.shape[2])
+        queries, keys = (self.pyramid(x, levels, self.pool == "mean_max") for x in (q * q.shape[-1] ** -0.5, k))
         values = self.pyramid(v, levels, with_max=False)
         mixture = self.level_weights[:levels].softmax(dim=0)
 
@@ -94,27 +78,25 @@ class QuadtreeB(nn.Module):
             q_l, k_l, v_l = queries[level], keys[level], values[level]
             if frequencies is not None:
                 q_l, k_l = (rotate(x, _centres(x.shape[2], level, x.device), frequencies) for x in (q_l, k_l))
-            candidates = _children(chosen) if chosen is not None else _all_columns(q_l, k_l)
-            weights, here = self._attend_level(q_l, k_l, v_l, candidates, -(-Wk // 2**level), side)
-            message = here * mixture[level] if message is None else _to_children(message) + here * mixture[level]
+            candidates = _all_columns(q_l, k_l) if chosen is None else _children(chosen, q_l)
+            weights, here = self._attend_level(q_l, k_l, v_l, candidates, side)
+            message = here * mixture[level] if message is None else _to_children(message, q_l) + here * mixture[level]
             if level > 0:
                 best = weights.topk(min(self.topk, weights.shape[-1]), dim=-1, sorted=False).indices
                 chosen = candidates.gather(-1, best)
-        return message[:, :H, :W]
+        return message
 
-    def _attend_level(
-        self, q: Tensor, k: Tensor, v: Tensor, candidates: Tensor, key_width: int, side: Tensor | None
-    ) -> tuple[Tensor, Tensor]:
+    def _attend_level(self, q: Tensor, k: Tensor, v: Tensor, candidates: Tensor, side: Tensor | None) -> tuple[Tensor, Tensor]:
         """Softmax over the candidates that exist and are allowed -> weights (B,H,W,heads,M), message (B,H,W,heads,d)."""
         backend = kernels.select(self.kernel, k.shape[2])
-        allowed = candidates < key_width  # beyond it lies padding
         columns = torch.arange(q.shape[2], device=q.device)[:, None, None]
+        allowed = candidates < k.shape[2]  # the second child of the last column of an odd row does not exist
         one_sided = side_mask(side, columns - candidates)
         if one_sided is not None:
-            # A padded query column may lie beyond every allowed key; it is cropped later and may see anything that exists.
-            allowed = allowed & (one_sided | (columns >= key_width))
-        weights = masked_softmax(backend.gather_scores(q, k, candidates), allowed)
-        return weights, backend.gather_values(weights, v, candidates)
+            allowed = allowed & one_sided
+        existing = candidates.clamp(max=k.shape[2] - 1)
+        weights = masked_softmax(backend.gather_scores(q, k, existing), allowed)
+        return weights, backend.gather_values(weights, v, existing)
 
 
 def _centres(width: int, level: int, device: torch.device) -> Tensor:
@@ -127,11 +109,11 @@ def _all_columns(q: Tensor, k: Tensor) -> Tensor:
     return torch.arange(k.shape[2], device=q.device).expand(*q.shape[:4], -1)
 
 
-def _to_children(x: Tensor) -> Tensor:
-    """Each node's content copied to its 2x2 children: (B, H, W, ...) -> (B, 2H, 2W, ...)."""
-    return x.repeat_interleave(2, dim=1).repeat_interleave(2, dim=2)
+def _to_children(x: Tensor, finer: Tensor) -> Tensor:
+    """Each node's content copied to those of its 2x2 children that exist on the grid of ``finer``: (B, H, W, ...)."""
+    return x.repeat_interleave(2, dim=1).repeat_interleave(2, dim=2)[:, : finer.shape[1], : finer.shape[2]]
 
 
-def _children(chosen: Tensor) -> Tensor:
+def _children(chosen: Tensor, finer: Tensor) -> Tensor:
     """Columns 2j, 2j+1 of the chosen columns j, handed to the 2x2 children: (B,H,W,heads,K) -> (B,2H,2W,heads,2K)."""
-    return _to_children(torch.cat([2 * chosen, 2 * chosen + 1], dim=-1))
+    return _to_children(torch.cat([2 * chosen, 2 * chosen + 1], dim=-1), finer)

@@ -1,0 +1,41 @@
+"""What two real cameras do to the same light: exposure, gamma, colour cast, blur, noise, JPEG. Each view draws its own."""
+
+from __future__ import annotations
+
+import cv2
+import numpy as np
+
+
+def photometric(left: np.ndarray, right: np.ndarray, rng: np.random.Generator) -> tuple[np.ndarray, np.ndarray]:
+    """(H, W, 3) float32 in [0, 1] -> uint8 pair. Geometry is not touched, so the ground truth stays true."""
+    common = _draw_look(rng, 1.0)
+    own = rng.random() < 0.7
+    return tuple(_apply(x, common, _draw_look(rng, 0.5 if own else 0.05), rng) for x in (left, right))
+
+
+def _draw_look(rng: np.random.Generator, strength: float) -> dict:
+    return {
+        "saturation": rng.uniform(0.1, 1.0) if strength == 1.0 else 1.0,
+        "gain": np.exp(rng.normal(0, 0.18 * strength)) * np.exp(rng.normal(0, 0.06 * strength, 3)),
+        "gamma": np.exp(rng.normal(0, 0.2 * strength)),
+        "blur": abs(rng.normal(0, 0.7 * strength)),
+        "noise": abs(rng.normal(0, 0.015 * strength)),
+        "jpeg": int(rng.integers(35, 96)) if rng.random() < 0.25 * strength else 0,
+    }
+
+
+def _apply(image: np.ndarray, common: dict, own: dict, rng: np.random.Generator) -> np.ndarray:
+    grey = image.mean(axis=2, keepdims=True)
+    image = grey + (image - grey) * np.float32(common["saturation"])
+    sigma = float(np.hypot(common["blur"], own["blur"]))
+    if sigma > 0.25:
+        image = cv2.GaussianBlur(image, (0, 0), sigma)
+    image = np.clip(image, 0, 1) ** np.float32(common["gamma"] * own["gamma"])
+    image = image * (common["gain"] * own["gain"]).astype(np.float32)
+    noise = float(np.hypot(common["noise"], own["noise"]))
+    image = image + rng.standard_normal(image.shape, dtype=np.float32) * np.float32(noise)
+    image = np.clip(image * 255 + 0.5, 0, 255).astype(np.uint8)
+    quality = own["jpeg"] or common["jpeg"]
+    if quality:
+        image = cv2.imdecode(cv2.imencode(".jpg", image, [cv2.IMWRITE_JPEG_QUALITY, quality])[1], cv2.IMREAD_COLOR)
+    return image

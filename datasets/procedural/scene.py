@@ -1,0 +1,216 @@
+"""A scene: a small bag of numbers drawn from (seed, index). Geometry as pure functions of those numbers.
+
+Coordinates: (u, y) is a point of the scene by its column and row in the left image (real-valued). A surface is a disparity
+function d(u, y) and a shape mask over (u, y); the right camera sees the point at column u - d(u, y).
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+from torch import Tensor
+
+SHAPES = ("everywhere", "ellipse", "box", "blob", "polygon", "bar", "ring", "lattice", "fence", "wire")
+BULGE_REACH = 1.5  # a bulge is flat beyond this many radii, which bounds its slope everywhere
+
+
+@dataclass(frozen=True)
+class Surface:
+    """One sheet. Lengths in px; slopes in px of disparity per px."""
+
+    shape: str
+    centre: tuple[float, float]  # (u, y)
+    radius: tuple[float, float]  # half sizes along the rotated axes
+    angle: float
+    disp: float  # at the centre
+    slope: tuple[float, float]  # along u, along y
+    bulge: float  # disparity lost one radius away from the centre
+    ripple: float  # amplitude of a wave on the sheet
+    wave: tuple[float, float, float]  # angular frequency along u and y, phase
+    details: tuple[float, ...]  # numbers that the shape interprets
+    texture: int
+    texel: tuple[float, float, float, float]  # rotation, scale (texels per px), offsets
+    gain: tuple[float, float, float]  # recolouring, per channel
+    offset: tuple[float, float, float]
+    light: tuple[float, float]
+
+    @property
+    def reach(self) -> float:
+        """Half the diagonal: the shape lies within this distance of its centre along u and y."""
+        return float(np.hypot(*self.radius)) * (1.4 if self.shape == "blob" else 1.0)
+
+    @property
+    def flat(self) -> bool:
+        return self.bulge == 0 and self.ripple == 0
+
+    def disparity(self, u: Tensor, y: Tensor) -> Tensor:
+        """d at points (u, y)."""
+        du, dy = u - self.centre[0], y - self.centre[1]
+        disp = self.slope[0] * du + self.slope[1] * dy + self.disp
+        if self.bulge:
+            for delta, radius in ((du, self.radius[0]), (dy, self.radius[1])):
+                disp = disp - self.bulge * (delta / radius).clamp(-BULGE_REACH, BULGE_REACH).square()
+        if self.ripple:
+            disp = disp + self.ripple * (self.wave[0] * u + self.wave[1] * y + self.wave[2]).sin()
+        return disp
+
+    def slopes(self, u: Tensor, y: Tensor) -> tuple[Tensor | float, Tensor | float]:
+        """Derivatives of d along u and along y (plain numbers on a plane)."""
+        along = list(self.slope)
+        if self.bulge:
+            for axis, x in enumerate((u, y)):
+                near = (x - self.centre[axis]) / self.radius[axis]
+                steep = (2 * self.bulge / self.radius[axis]) * near
+                along[axis] = along[axis] - steep * (near.abs() < BULGE_REACH)
+        if self.ripple:
+            swing = self.ripple * (self.wave[0] * u + self.wave[1] * y + self.wave[2]).cos()
+            along = [slope + wave * swing for slope, wave in zip(along, self.wave, strict=False)]
+        return along[0], along[1]
+
+    def from_right(self, x_right: Tensor, y: Tensor) -> Tensor:
+        """The u whose point the right camera sees at column x_right: solves u - d(u, y) = x_right by Newton's method.
+
+        One step is exact on a plane; slopes stay below 0.75 along u, so the function is increasing and four are ample.
+        """
+        u = x_right + self.disp
+        for _ in range(1 if self.flat else 4):
+            u = u - (u - self.disparity(u, y) - x_right) / (1 - self.slopes(u, y)[0])
+        return u
+
+    def covers(self, u: Tensor, y: Tensor) -> Tensor:
+        """True where the point belongs to the sheet."""
+        if self.shape == "everywhere":
+            return torch.ones_like(u, dtype=torch.bool)
+        du, dy = u - self.centre[0], y - self.centre[1]
+        cos, sin = float(np.cos(self.angle)), float(np.sin(self.angle))
+        p, q = (du * cos + dy * sin) / self.radius[0], (dy * cos - du * sin) / self.radius[1]
+        if self.shape in ("box", "bar"):
+            return torch.maximum(p.abs(), q.abs()) < 1
+        if self.shape in ("lattice", "fence"):
+            inside = torch.maximum(p.abs(), q.abs()) < 1
+            bars = (p * self.details[0]) % 1 < self.details[2]
+            return inside & (bars if self.shape == "fence" else bars | ((q * self.details[1]) % 1 < self.details[2]))
+        if self.shape == "wire":
+            path = 0.8 * torch.sin(p * self.details[0] + self.details[1])
+            return (p.abs() < 1) & ((q - path).abs() * self.radius[1] < self.details[2])
+        if self.shape == "polygon":
+            edges = [p * float(np.cos(a)) + q * float(np.sin(a)) for a in self.details]
+            return torch.stack(edges).amax(dim=0) < 0.75
+        r2 = p * p + q * q
+        if self.shape == "ring":
+            return (r2 < 1) & (r2 > self.details[0] ** 2)
+        if self.shape == "blob":
+            waves, phase, depth = self.details
+            return r2.sqrt() < 1 + depth * torch.sin(torch.atan2(q, p) * round(waves) + phase)
+        return r2 < 1
+
+
+@dataclass(frozen=True)
+class Scene:
+    """Surfaces (the first one covers everything) and the size of the frame that they were composed for, in px."""
+
+    surfaces: tuple[Surface, ...]
+    height: int
+    width: int
+
+
+def _shape_details(rng: np.random.Generator, shape: str, radius: tuple[float, float]) -> tuple[float, ...]:
+    if shape in ("lattice", "fence"):
+        return (max(radius[0] / rng.uniform(8, 40), 1.0), max(radius[1] / rng.uniform(8, 40), 1.0), rng.uniform(0.15, 0.6))
+    if shape == "wire":
+        return (rng.uniform(1, 6), rng.uniform(0, 6.28), rng.uniform(0.8, 3.0))
+    if shape == "polygon":
+        return tuple((np.sort(rng.uniform(0, 0.9, 5)) + np.arange(5)) * 2 * np.pi / 5)
+    if shape == "ring":
+        return (rng.uniform(0.4, 0.8),)
+    if shape == "blob":
+        return (float(rng.integers(2, 7)), rng.uniform(0, 6.28), rng.uniform(0.1, 0.35))
+    return ()
+
+
+def _appearance(rng: np.random.Generator, textures: int) -> dict:
+    contrast = rng.uniform(0.35, 1.0)
+    gain = contrast * rng.uniform(0.7, 1.0, 3) * (1 if rng.random() < 0.7 else -1)
+    offset = np.where(gain > 0, rng.uniform(0, 1, 3) * (1 - np.abs(gain)), 1 - rng.uniform(0, 1, 3) * (1 - np.abs(gain)))
+    texel = (rng.uniform(0, 6.28), np.exp(rng.uniform(np.log(0.3), np.log(2.5))), *rng.uniform(0, 512, 2))
+    return {
+        "texture": int(rng.integers(textures)),
+        "texel": tuple(map(float, texel)),
+        "gain": tuple(gain.tolist()),
+        "offset": tuple(offset.tolist()),
+        "light": tuple(rng.uniform(-0.6, 0.6, 2).tolist()),
+    }
+
+
+def _relief(rng: np.random.Generator, radius: tuple[float, float], strength: float) -> dict:
+    """Bulge and ripple whose slopes along u stay small enough for one u per right column (see Surface.from_right)."""
+    bulge = ripple = 0.0
+    wave = (0.0, 0.0, 0.0)
+    if rng.random() < strength:
+        bulge = rng.uniform(-0.05, 0.08) * min(radius)
+    if rng.random() < strength / 2:
+        periods = rng.uniform(20, 200, 2)
+        wave = (2 * np.pi / periods[0], 2 * np.pi / periods[1], rng.uniform(0, 6.28))
+        ripple = rng.uniform(0, 0.15) / max(wave[0], wave[1])
+    return {"bulge": float(bulge), "ripple": float(ripple), "wave": tuple(map(float, wave))}
+
+
+def _background(rng: np.random.Generator, height: int, width: int, depth: float, textures: int) -> Surface:
+    """A wall, a slanted wall or a curved one; its disparity is >= 0 on every point that either camera can see."""
+    radius = (width / 2.0, height / 2.0)
+    slope = rng.normal(0, 0.6, 2) * depth / radius * (rng.random() < 0.6)
+    relief = _relief(rng, radius, 0.3)
+    reach = width / 2 + depth * 2  # the right camera also sees points beyond the left image's right edge
+    least = abs(slope[0]) * reach + abs(slope[1]) * height / 2 + abs(relief["bulge"]) * 2 * BULGE_REACH**2 + relief["ripple"]
+    return Surface(
+        "everywhere", (width / 2, height / 2), radius, 0.0, float(max(depth, least)), tuple(slope.tolist()),
+        details=(), **relief, **_appearance(rng, textures),
+    )  # fmt: skip
+
+
+def _floor(rng: np.random.Generator, height: int, width: int, near: float, far: float, textures: int) -> Surface:
+    """A ground plane: disparity grows downwards from its horizon; below it the sheet hides behind the background."""
+    horizon = rng.uniform(0.2, 0.7) * height
+    slope = (rng.normal(0, 0.03), (near - far) / (height - horizon))
+    return Surface(
+        "everywhere", (width / 2, horizon), (width, height), 0.0, far, tuple(map(float, slope)),
+        bulge=0.0, ripple=0.0, wave=(0.0, 0.0, 0.0), details=(), **_appearance(rng, textures),
+    )  # fmt: skip
+
+
+def _object(rng: np.random.Generator, height: int, width: int, near: float, far: float, textures: int) -> Surface:
+    shape = SHAPES[1:][rng.choice(len(SHAPES) - 1, p=[0.15, 0.17, 0.14, 0.17, 0.12, 0.05, 0.06, 0.06, 0.08])]
+    size = np.exp(rng.uniform(np.log(0.03), np.log(0.35))) * width
+    radius = (size, size * rng.uniform(0.4, 1.6))
+    if shape == "bar":
+        radius = (size * 1.5, rng.uniform(1.0, 6.0))
+    elif shape == "wire":
+        radius = (size * 1.5, size * rng.uniform(0.05, 0.4))
+    disp = far + (near - far) * rng.random() ** 1.2
+    steep = rng.random() < 0.15  # grazing: the right view sees it much narrower or wider
+    slope = np.clip(rng.normal(0, 0.3 if steep else 0.06, 2) * (rng.random() < 0.75), -0.8, 0.35)
+    relief = _relief(rng, radius, 0.0 if shape in ("bar", "wire") else 0.5)
+    return Surface(
+        shape, (float(rng.uniform(-0.05, 1.05) * width), float(rng.uniform(-0.05, 1.05) * height)),
+        tuple(map(float, radius)), float(rng.choice([0.0, np.pi / 2, rng.uniform(0, np.pi)], p=[0.2, 0.2, 0.6])),
+        float(disp), tuple(slope.tolist()), details=tuple(map(float, _shape_details(rng, shape, radius))),
+        **relief, **_appearance(rng, textures),
+    )  # fmt: skip
+
+
+def draw_scene(rng: np.random.Generator, height: int, width: int, max_disparity: float, textures: int) -> Scene:
+    """Compose a scene for a frame of height x width px.
+
+    max_disparity: upper end, as a share of the width, of the log-uniform nearest disparity (the lower end is 6 px).
+    """
+    near = float(np.exp(rng.uniform(np.log(6.0), np.log(max(max_disparity * width, 7.0)))))
+    far = near * float(rng.uniform(0.02, 0.45))
+    surfaces = [_background(rng, height, width, far, textures)]
+    far = surfaces[0].disp
+    near = max(near, far * 1.2)
+    if rng.random() < 0.5:
+        surfaces.append(_floor(rng, height, width, far + (near - far) * float(rng.uniform(0.3, 0.9)), far, textures))
+    surfaces += [_object(rng, height, width, near, far, textures) for _ in range(int(rng.integers(4, 26)))]
+    return Scene(tuple(surfaces), height, width)

@@ -1,0 +1,126 @@
+"""Files that hold a network: weights as safetensors with the config inside, training states as PyTorch files."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+import pickle
+import tempfile
+from pathlib import Path
+from typing import Any
+
+import torch
+from safetensors import SafetensorError, safe_open
+from safetensors.torch import save as serialise
+from torch import nn
+
+from stereo.config import ModelConfig, from_dict, to_dict
+from stereo.model.build import build_model
+from stereo.model.stereo_model import StereoModel
+from stereo.types import InputError
+from stereo.version import __version__
+
+WEIGHTS_DIR = Path(__file__).parent / "weights"
+
+
+def _replace_file(path: Path, data: bytes) -> None:
+    """Write next to the target, flush to disk, rename: a reader sees the old file or the new one, never half of either."""
+    handle, temporary = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.")
+    try:
+        with os.fdopen(handle, "wb") as file:
+            file.write(data)
+            file.flush()
+            os.fsync(file.fileno())
+        os.replace(temporary, path)
+    except BaseException:
+        Path(temporary).unlink(missing_ok=True)
+        raise
+
+
+def save_weights(model: StereoModel, folder: Path, name: str, card: dict[str, Any] | None = None) -> Path:
+    """Write ``folder/name-<first 8 hex digits of its sha256>.safetensors`` and return the path. Card: provenance, as JSON."""
+    tensors = {key: value.detach().cpu().contiguous() for key, value in model.state_dict().items()}
+    metadata = {"config": json.dumps(to_dict(model.config)), "version": __version__, "card": json.dumps(card or {})}
+    data = serialise(tensors, metadata)
+    path = Path(folder) / f"{name}-{hashlib.sha256(data).hexdigest()[:8]}.safetensors"
+    _replace_file(path, data)
+    return path
+
+
+def default_weights() -> Path:
+    """The weights that ship with the package. Raises InputError when there are none or more than one."""
+    found = sorted(WEIGHTS_DIR.glob("small-*.safetensors"))
+    if len(found) != 1:
+        raise InputError(f"the package holds {len(found)} files small-*.safetensors, expected 1: reinstall, or give --weights")
+    return found[0]
+
+
+def load_model(weights: str | Path | None = None, device: str | torch.device | None = None) -> StereoModel:
+    """A network in evaluation mode with its weights: a .safetensors file, or a run folder's checkpoint.pt.
+
+    weights None means the ones that ship with the package. device None means a GPU when there is one.
+    Raises InputError for a missing or damaged file, weights that do not match their config, or an unavailable device.
+    """
+    path = default_weights() if weights is None else Path(weights)
+    device = torch.device(device or ("cuda" if torch.cuda.is_available() else "cpu"))
+    if device.type == "cuda" and not torch.cuda.is_available():
+        raise InputError(f"got device '{device}', but PyTorch sees no CUDA GPU here; use --device cpu")
+    if not path.is_file():
+        raise InputError(f"weights '{path}' do not exist; expected a .safetensors file or a run's checkpoint.pt")
+    config, tensors = _read_state(path) if path.suffix == ".pt" else _read_safetensors(path)
+    model = build_model(config)
+    _load_strictly(model, tensors, path)
+    return model.to(device).eval()
+
+
+def _read_safetensors(path: Path) -> tuple[ModelConfig, dict[str, torch.Tensor]]:
+    try:
+        with safe_open(path, framework="pt") as file:
+            metadata = file.metadata() or {}
+            tensors = {key: file.get_tensor(key) for key in file.keys()}  # noqa: SIM118 - not a mapping
+    except (SafetensorError, OSError) as error:
+        raise InputError(f"weights '{path}' cannot be read ({error}); expected a .safetensors file of this program") from None
+    if "config" not in metadata:
+        raise InputError(f"weights '{path}' hold no config; expected a file written by this program (see 'convert' for others)")
+    return from_dict(ModelConfig, json.loads(metadata["config"]), f"config inside '{path}'"), tensors
+
+
+def _read_state(path: Path) -> tuple[ModelConfig, dict[str, torch.Tensor]]:
+    state = load_state(path)
+    return from_dict(ModelConfig, state["recipe"]["model"], f"config inside '{path}'"), state["model"]
+
+
+def _load_strictly(model: nn.Module, tensors: dict[str, torch.Tensor], path: Path) -> None:
+    expected = {key: tuple(value.shape) for key, value in model.state_dict().items()}
+    given = {key: tuple(value.shape) for key, value in tensors.items()}
+    wrong = sorted(key for key in expected.keys() | given.keys() if expected.get(key) != given.get(key))
+    if wrong:
+        key = wrong[0]
+        raise InputError(
+            f"weights '{path}' do not match their config: {len(wrong)} tensors differ, the first is '{key}': "
+            f"got {given.get(key, 'nothing')}, expected {expected.get(key, 'nothing')}"
+        )
+    model.load_state_dict(tensors)
+
+
+def save_state(path: Path, state: dict[str, Any]) -> None:
+    """Write a training state: tensors, numbers, strings and containers of them only."""
+    import io
+
+    buffer = io.BytesIO()
+    torch.save(state, buffer)
+    _replace_file(path, buffer.getvalue())
+
+
+def load_state(path: Path) -> dict[str, Any]:
+    """Read a training state. Raises InputError when it is missing, damaged, or not one of ours."""
+    try:
+        state = torch.load(path, map_location="cpu", weights_only=True)
+    except FileNotFoundError:
+        raise InputError(f"checkpoint '{path}' does not exist") from None
+    except (OSError, RuntimeError, EOFError, pickle.UnpicklingError, ValueError) as error:
+        raise InputError(f"checkpoint '{path}' cannot be read ({str(error).splitlines()[0]})") from None
+    if not isinstance(state, dict) or not {"recipe", "model", "step"} <= state.keys():
+        raise InputError(f"'{path}' is not a checkpoint of a training run of this program")
+    return state

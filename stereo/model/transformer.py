@@ -1,0 +1,83 @@
+"""Alternating self and cross attention along epipolar lines: the "attend" stage (STTR section 3.2, QuadTree operators)."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from stereo.attention.rotary import rotary_frequencies
+
+
+class AttentionLayer(nn.Module):
+    """Projections around one operator: x (B, h, w, C) queries, source (B, h, w, C) keys and values -> message (B, h, w, C)."""
+
+    def __init__(self, channels: int, heads: int, operator: nn.Module):
+        super().__init__()
+        self.heads, self.operator = heads, operator
+        self.query = nn.Linear(channels, channels)
+        self.key_value = nn.Linear(channels, 2 * channels)
+        self.out = nn.Linear(channels, channels)
+        self.register_buffer("frequencies", rotary_frequencies(channels // heads), persistent=False)
+
+    def forward(self, x: Tensor, source: Tensor, side: Tensor | None = None) -> Tensor:
+        q = self.query(x).unflatten(-1, (self.heads, -1))  # (B, h, w, heads, d)
+        k, v = self.key_value(source).unflatten(-1, (2, self.heads, -1)).unbind(-3)
+        message = self.operator(q, k, v, scope="row", side=side, frequencies=self.frequencies)
+        return self.out(message.flatten(-2))
+
+
+class FeedForward(nn.Module):
+    """Token-wise MLP with a depthwise 3x3 inside: the only place after the backbone where rows meet (SPEC 3.6)."""
+
+    def __init__(self, channels: int, expansion: int):
+        super().__init__()
+        hidden = expansion * channels
+        self.wide = nn.Linear(channels, hidden)
+        self.mix = nn.Conv2d(hidden, hidden, 3, padding=1, groups=hidden)
+        self.narrow = nn.Linear(hidden, channels)
+
+    def forward(self, x: Tensor) -> Tensor:
+        hidden = self.wide(x)  # (B, h, w, hidden)
+        mixed = self.mix(hidden.permute(0, 3, 1, 2)).permute(0, 2, 3, 1)
+        return self.narrow(F.gelu(hidden + mixed))
+
+
+class Layer(nn.Module):
+    """Pre-norm self attention, cross attention and feed-forward, the same weights for both views."""
+
+    def __init__(self, channels: int, heads: int, expansion: int, make_operator: Callable[[], nn.Module]):
+        super().__init__()
+        self.self_attention = AttentionLayer(channels, heads, make_operator())
+        self.cross_attention = AttentionLayer(channels, heads, make_operator())
+        self.feed_forward = FeedForward(channels, expansion)
+        self.norms = nn.ModuleList(nn.LayerNorm(channels) for _ in range(3))
+
+    def forward(self, x: Tensor, side: Tensor) -> Tensor:
+        """x (2B, h, w, C): all left images, then all right ones. side (2B,): +1 left, -1 right."""
+        y = self.norms[0](x)
+        x = x + self.self_attention(y, y)
+        y = self.norms[1](x)
+        x = x + self.cross_attention(y, torch.cat(y.chunk(2)[::-1]), side)  # both views at once, from the old features
+        return x + self.feed_forward(self.norms[2](x))
+
+
+class Transformer(nn.Module):
+    """left, right (B, C, h, w) -> left, right (B, h, w, C), each aware of the other."""
+
+    def __init__(self, channels: int, heads: int, layers: int, expansion: int, make_operator: Callable[[], nn.Module]):
+        super().__init__()
+        self.layers = nn.ModuleList(Layer(channels, heads, expansion, make_operator) for _ in range(layers))
+        self.norm = nn.LayerNorm(channels)
+
+    def forward(self, features: Tensor) -> tuple[Tensor, Tensor]:
+        """features (2B, C, h, w), left images first."""
+        x = features.permute(0, 2, 3, 1)
+        side = torch.ones(len(x), dtype=torch.int64, device=x.device)
+        side[len(x) // 2 :] = -1
+        for layer in self.layers:
+            x = layer(x, side)
+        left, right = self.norm(x).chunk(2)
+        return left, right
