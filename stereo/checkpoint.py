@@ -4,9 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
-import os
 import pickle
-import tempfile
 from pathlib import Path
 from typing import Any
 
@@ -16,6 +14,7 @@ from safetensors.torch import save as serialise
 from torch import nn
 
 from stereo.config import ModelConfig, from_dict, to_dict
+from stereo.image_io import atomic_write
 from stereo.model.build import build_model
 from stereo.model.stereo_model import StereoModel
 from stereo.types import InputError
@@ -24,27 +23,14 @@ from stereo.version import __version__
 WEIGHTS_DIR = Path(__file__).parent / "weights"
 
 
-def _replace_file(path: Path, data: bytes) -> None:
-    """Write next to the target, flush to disk, rename: a reader sees the old file or the new one, never half of either."""
-    handle, temporary = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.")
-    try:
-        with os.fdopen(handle, "wb") as file:
-            file.write(data)
-            file.flush()
-            os.fsync(file.fileno())
-        os.replace(temporary, path)
-    except BaseException:
-        Path(temporary).unlink(missing_ok=True)
-        raise
-
-
 def save_weights(model: StereoModel, folder: Path, name: str, card: dict[str, Any] | None = None) -> Path:
     """Write ``folder/name-<first 8 hex digits of its sha256>.safetensors`` and return the path. Card: provenance, as JSON."""
     tensors = {key: value.detach().cpu().contiguous() for key, value in model.state_dict().items()}
     metadata = {"config": json.dumps(to_dict(model.config)), "version": __version__, "card": json.dumps(card or {})}
     data = serialise(tensors, metadata)
     path = Path(folder) / f"{name}-{hashlib.sha256(data).hexdigest()[:8]}.safetensors"
-    _replace_file(path, data)
+    with atomic_write(path) as temporary:
+        temporary.write_bytes(data)
     return path
 
 
@@ -106,11 +92,8 @@ def _load_strictly(model: nn.Module, tensors: dict[str, torch.Tensor], path: Pat
 
 def save_state(path: Path, state: dict[str, Any]) -> None:
     """Write a training state: tensors, numbers, strings and containers of them only."""
-    import io
-
-    buffer = io.BytesIO()
-    torch.save(state, buffer)
-    _replace_file(path, buffer.getvalue())
+    with atomic_write(path) as temporary:
+        torch.save(state, temporary)
 
 
 def load_state(path: Path) -> dict[str, Any]:

@@ -94,7 +94,7 @@ def to_dict(config: Any) -> dict[str, Any]:
 
 
 def near_matches(given: str, allowed: typing.Iterable[str]) -> str:
-    """'expected one of a, b' with the likely one first: the tail of every "unknown name" message."""
+    """'expected one of a, b; did you mean b?': the tail of every "unknown name" message."""
     allowed = sorted(allowed)
     close = difflib.get_close_matches(given, allowed, n=3, cutoff=0.5)
     hint = f"; did you mean {' or '.join(close)}?" if close else ""
@@ -142,7 +142,7 @@ def _parse_override(text: str) -> tuple[list[str], Any]:
     try:
         value = tomllib.loads(f"v = {raw}")["v"]
     except tomllib.TOMLDecodeError:
-        value = raw  # a bare word is a string: --set model.attention=dense
+        value = raw.strip()  # a bare word is a string: --set model.attention=dense
     return key.strip().split("."), value
 
 
@@ -156,6 +156,8 @@ def load_recipe(path: str | Path, overrides: typing.Sequence[str] = ()) -> Recip
         values = tomllib.loads(path.read_text(encoding="utf-8"))
     except FileNotFoundError:
         raise InputError(f"recipe '{path}' does not exist; the shipped ones are in experiments/*.toml") from None
+    except OSError as error:
+        raise InputError(f"recipe '{path}' cannot be read: {error.strerror}") from None
     except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
         raise InputError(f"recipe '{path}' is not valid TOML: {error}") from None
     for text in overrides:
@@ -173,6 +175,6 @@ def load_recipe(path: str | Path, overrides: typing.Sequence[str] = ()) -> Recip
 
 def preset(name: str) -> ModelConfig:
     """The named network shape. Raises InputError for an unknown name."""
-    if name not in PRESETS:
+    if not isinstance(name, str) or name not in PRESETS:
         raise InputError(f"unknown preset '{name}': {near_matches(str(name), PRESETS)}")
     return PRESETS[name]

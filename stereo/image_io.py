@@ -84,6 +84,8 @@ def atomic_write(path: str | os.PathLike[str]) -> Iterator[Path]:
         raise InputError(f"cannot write '{path}': {error.strerror}; create its folder or choose another") from error
     try:
         yield temporary
+        with temporary.open("rb") as file:
+            os.fsync(file.fileno())  # on disk before the old file goes: a power cut leaves one of the two
         os.replace(temporary, path)
     except BaseException as error:
         temporary.unlink(missing_ok=True)

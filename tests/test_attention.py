@@ -592,7 +592,6 @@ def test_one_sided_search_needs_rows_of_equal_width(variant: Variant) -> None:
         variant.build(torch.float32)(shaped(*GOOD), other, other, side=side_of(1))
 
 
-@pytest.mark.xfail(strict=True, reason="check_inputs does not look at the length of side yet")
 @each_operator
 def test_one_side_per_batch_entry_is_needed(variant: Variant) -> None:
     """A longer ``side`` would otherwise broadcast and return a batch that nobody asked for."""

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import re
-import tomllib
 from pathlib import Path
 
 import numpy as np
@@ -11,11 +10,10 @@ import pytest
 
 from datasets.pairs import PairsDataset
 from stereo.engine.evaluate import evaluate
-from stereo.inference.sgbm import SgbmPredictor, fill_from_background
+from stereo.inference.sgbm import SEARCH_RANGES, SgbmPredictor, fill_from_background, search_range
 from stereo.types import InputError
 
 SHARED = Path(__file__).resolve().parents[2] / "shared" / "data"
-RECIPE = Path(__file__).resolve().parents[1] / "experiments" / "real_pairs_sgbm.toml"
 COLUMNS = ("epe_noc", "bad1_noc", "bad2_noc", "bad3_noc", "epe_all", "bad3_all")
 
 
@@ -93,7 +91,7 @@ def published() -> dict[str, list[float]]:
 @pytest.mark.skipif(not SHARED.is_dir(), reason=f"{SHARED} is absent: it holds the real pairs and the published table")
 def test_reproduces_the_published_table():
     table, rows = published(), {}
-    for name, count in tomllib.loads(RECIPE.read_text(encoding="utf-8"))["num_disparities"].items():
+    for name, count in SEARCH_RANGES.items():
         report = evaluate(SgbmPredictor(count).predict, PairsDataset(SHARED / name), progress=False)
         rows |= {row["name"]: row for row in report.rows}
     assert len(table) == 11

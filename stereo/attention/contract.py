@@ -20,6 +20,8 @@ def check_inputs(operator: nn.Module, q: Tensor, k: Tensor, v: Tensor, scope: st
         raise ValueError(f"expected q (B,H,W,heads,d) and k, v (B,H,Wk,heads,d), got {[tuple(t.shape) for t in (q, k, v)]}")
     if q.shape[:2] != k.shape[:2] or q.shape[3:] != k.shape[3:]:
         raise ValueError(f"q and k must agree in all but the width, got {tuple(q.shape)} and {tuple(k.shape)}")
+    if side is not None and side.shape != q.shape[:1]:
+        raise ValueError(f"side needs one entry per batch entry, got {tuple(side.shape)} for a batch of {q.shape[0]}")
     if side is not None and q.shape[2] != k.shape[2]:
         raise ValueError(f"one-sided attention needs rows of equal width, got {q.shape[2]} queries and {k.shape[2]} keys")
 

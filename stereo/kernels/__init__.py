@@ -7,10 +7,10 @@ import logging
 from types import ModuleType
 
 from stereo.config import near_matches
-from stereo.kernels import matmul, reference
+from stereo.kernels import cpp, matmul, reference
 from stereo.types import InputError
 
-BACKENDS: dict[str, ModuleType] = {"reference": reference, "matmul": matmul}
+BACKENDS: dict[str, ModuleType] = {"reference": reference, "matmul": matmul, "cpp": cpp}
 
 # Above this many key columns the dense product of `matmul` costs more than gathering a dozen keys per query.
 MATMUL_MAX_WIDTH = 512

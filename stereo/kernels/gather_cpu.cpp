@@ -1,5 +1,5 @@
-// The two gather primitives for the CPU. Law and shapes: reference.py. Both primitives and both backwards are made of three sums over
-// the same index lists, so there is one loop nest and the callers only choose which of its three results they want:
+// The two gather primitives for the CPU. Law and shapes: reference.py. Both primitives and both backwards are made of three sums
+// over the same index lists, so there is one loop nest and the callers only choose which of its three results they want:
 //   dot     (B,H,W,heads,M)    dot[w, m]  = x[w] . y[index[w, m]]           scores; grad of the weights
 //   combine (B,H,W,heads,d)    sum over m of a[w, m] * y[index[w, m]]       values; grad of q
 //   scatter (B,H,Wk,heads,d)   scatter[index[w, m]] += a[w, m] * x[w]       grad of k and of v
@@ -31,6 +31,8 @@ constexpr int kVectorBytes = 16;
 #endif
 
 constexpr int64_t kScratchBytes = 256 * 1024;  // one row of keys, and as much again for sums
+
+constexpr int64_t kWorkPerThread = 1 << 18;  // products; some 20 microseconds, what waking a thread costs
 
 template <typename S>
 struct Simd {
@@ -280,7 +282,7 @@ void run_type(Job job) {
     if (job.heads % job.group == 0 && fits && enough) break;
   }
   const int64_t work = std::max<int64_t>(1, job.group * job.W * job.M * job.d);
-  const int64_t grain = std::max<int64_t>(1, 32768 / work);
+  const int64_t grain = std::max<int64_t>(1, kWorkPerThread / work);
   at::parallel_for(0, job.B * job.H * (job.heads / std::max<int64_t>(job.group, 1)), grain, [&](int64_t begin, int64_t end) {
     switch ((job.d + L - 1) / L) {
       case 1: return run_tasks<T, S, 1>(job, begin, end);

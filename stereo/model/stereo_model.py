@@ -17,7 +17,9 @@ class StereoModel(nn.Module):
     left, right: (B, 3, H, W) float in [0, 1], rectified, H and W multiples of 16 (StereoPredictor pads and crops).
     """
 
-    def __init__(self, config: ModelConfig, backbone: nn.Module, transformer: nn.Module, matching: nn.Module, refine: nn.Module):
+    def __init__(
+        self, config: ModelConfig, backbone: nn.Module, transformer: nn.Module, matching: nn.Module, refine: nn.Module
+    ):
         super().__init__()
         self.config = config
         self.backbone, self.transformer, self.matching, self.refine = backbone, transformer, matching, refine
@@ -25,9 +27,9 @@ class StereoModel(nn.Module):
     def forward(self, left: Tensor, right: Tensor) -> Prediction:
         """Raises ValueError when the shapes differ or are no multiples of 16."""
         if left.shape != right.shape or left.dim() != 4 or left.shape[1] != 3:
-            raise ValueError(f"expected left and right (B,3,H,W) of one shape, got {tuple(left.shape)} and {tuple(right.shape)}")
+            raise ValueError(f"expected left and right (B,3,H,W) alike, got {tuple(left.shape)} and {tuple(right.shape)}")
         if left.shape[2] % GRANULARITY or left.shape[3] % GRANULARITY:
-            raise ValueError(f"expected sides that are multiples of {GRANULARITY}, got {tuple(left.shape[2:])}: pad the images")
+            raise ValueError(f"expected sides that are multiples of {GRANULARITY}, got {tuple(left.shape[2:])}: pad them")
         features = self.backbone(torch.cat([left, right]).contiguous(memory_format=torch.channels_last))  # (2B, C, h, w)
         tokens_left, tokens_right = self.transformer(features)  # (B, h, w, C)
         transport, q, k = self.matching(tokens_left, tokens_right)

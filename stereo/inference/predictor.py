@@ -1,0 +1,60 @@
+"""Two photographs in, a DisparityMap out: padding and number formats live here, so that the network never sees them."""
+
+from __future__ import annotations
+
+import numpy as np
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from stereo.model.backbone import GRANULARITY
+from stereo.model.stereo_model import StereoModel
+from stereo.types import DisparityMap, InputError
+
+MIN_SIDE = 32  # px
+
+
+def check_pair(left: np.ndarray, right: np.ndarray) -> None:
+    """Raise InputError unless both are uint8 RGB (H, W, 3) of one size, H and W at least 32 px."""
+    for side, image in (("left", left), ("right", right)):
+        if image.dtype != np.uint8 or image.ndim != 3 or image.shape[2] != 3:
+            raise InputError(f"the {side} image is {image.dtype} {image.shape}, expected uint8 RGB of shape (H, W, 3)")
+    sizes = [f"{image.shape[1]}x{image.shape[0]}" for image in (left, right)]
+    if sizes[0] != sizes[1]:
+        raise InputError(f"the left image is {sizes[0]} px and the right one {sizes[1]} px; a rectified pair has one size")
+    if min(left.shape[:2]) < MIN_SIDE:
+        raise InputError(f"the images are {sizes[0]} px; expected at least {MIN_SIDE} px on each side")
+
+
+class StereoPredictor:
+    """Runs a network on pairs of any size from 32x32 px on.
+
+    Images are padded below and to the right by repeating their border to a multiple of 16 px, and the maps are cut back.
+    """
+
+    def __init__(self, model: StereoModel):
+        self.model = model.eval()
+
+    def predict(self, left: np.ndarray, right: np.ndarray) -> DisparityMap:
+        """left, right: (H, W, 3) uint8 RGB, rectified. Returns float32 (H, W) maps of the left view.
+
+        Raises InputError for other types, sizes that differ, or sides below 32 px.
+        """
+        check_pair(left, right)
+        height, width = left.shape[:2]
+        with torch.inference_mode():
+            prediction = self.model(*(self._prepare(image) for image in (left, right)))
+        maps = prediction.to_map()
+        return DisparityMap(*(np.ascontiguousarray(x[:height, :width]) for x in (maps.disp, maps.occlusion, maps.confidence)))
+
+    def predict_both(self, left: np.ndarray, right: np.ndarray) -> tuple[DisparityMap, DisparityMap]:
+        """The maps of the left and of the right view. In a mirror the right camera is the left one, so it is a second run."""
+        mirrored = self.predict(right[:, ::-1], left[:, ::-1])
+        unmirrored = (np.ascontiguousarray(x[:, ::-1]) for x in (mirrored.disp, mirrored.occlusion, mirrored.confidence))
+        return self.predict(left, right), DisparityMap(*unmirrored)
+
+    def _prepare(self, image: np.ndarray) -> Tensor:
+        """(H, W, 3) uint8 -> (1, 3, H', W') float in [0, 1] on the network's device, H' and W' multiples of 16."""
+        device = next(self.model.parameters()).device
+        x = torch.from_numpy(np.ascontiguousarray(image)).to(device).permute(2, 0, 1)[None].float() / 255
+        return F.pad(x, (0, -x.shape[3] % GRANULARITY, 0, -x.shape[2] % GRANULARITY), mode="replicate")
