@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Callable
 from typing import Protocol
 
 from datasets.pairs import PairsDataset
+from datasets.procedural.dataset import GeneratedDataset
+from datasets.sceneflow import FlyingThings3D
 from stereo.config import near_matches
 from stereo.types import InputError, Sample
 
@@ -21,8 +24,27 @@ class StereoDataset(Protocol):
     def __getitem__(self, index: int) -> Sample: ...
 
 
+# Few enough digits for whatever they are given to: a seed below 10^18, a side below 10^5 px.
+_GENERATED = re.compile(r"(?P<seed>[0-9]{1,18})(:(?P<count>[0-9]{1,9})(:(?P<height>[0-9]{1,5})x(?P<width>[0-9]{1,5}))?)?")
+
+
+def open_generated(text: str) -> GeneratedDataset:
+    """Open ``SEED``, ``SEED:COUNT`` or ``SEED:COUNT:HEIGHTxWIDTH``: COUNT (50) procedural scenes of HEIGHTxWIDTH (288x576) px.
+
+    Raises InputError for other text, and for numbers that GeneratedDataset refuses.
+    """
+    match = _GENERATED.fullmatch(text)
+    if match is None:
+        expected = "SEED, SEED:COUNT or SEED:COUNT:HEIGHTxWIDTH (whole numbers), for example generated:7:50:288x576"
+        raise InputError(f"got generated data '{text}', expected {expected}")
+    given = {name: int(number) for name, number in match.groupdict().items() if number is not None}
+    return GeneratedDataset(**{"count": 50, "height": 288, "width": 576, **given})
+
+
 # A builder gets what follows the first colon of NAME:REST, as it stands.
 DATASETS: dict[str, Callable[[str], StereoDataset]] = {
+    "flyingthings3d": FlyingThings3D,
+    "generated": open_generated,
     "pairs": PairsDataset,
 }
 

@@ -41,7 +41,7 @@ def collate(samples: Sequence[Sample]) -> Batch:
 
 
 class TrainingBatches(Dataset):
-    """Batch number ``i`` of a training run: a pure function of (config, batch_size, i), so any worker count gives the same run."""
+    """Batch number ``i`` of a run: a pure function of (config, batch_size, i), so any worker count gives the same run."""
 
     def __init__(self, config: DataConfig, batch_size: int, first: int, last: int):
         self.config, self.batch_size, self.first, self.last = config, batch_size, first, last

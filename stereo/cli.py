@@ -133,7 +133,8 @@ def run_demo(args: argparse.Namespace) -> dict[str, Any]:
     size = f"{DEMO_SIZE[1]}x{DEMO_SIZE[0]} px"
     say(args, f"generated pair (seed {args.seed}), {size}, weights {weights['name']}, {cpu_name()}")
     say(args, "\n".join(f"  wrote {path}" for path in files))
-    say(args, f"EPE {errors['noc']['epe']:.2f} px visible, {errors['all']['epe']:.2f} px all; bad-3 {errors['noc']['bad3']:.1f} %; "
+    visible, whole = errors["noc"], errors["all"]
+    say(args, f"EPE {visible['epe']:.2f} px visible, {whole['epe']:.2f} px all; bad-3 {visible['bad3']:.1f} %; "
               f"occlusion IoU {occlusion['iou_occluded']:.2f}; {seconds:.2f} s")  # fmt: skip
     return {
         "epe_noc_px": errors["noc"]["epe"],

@@ -91,8 +91,9 @@ def published() -> dict[str, list[float]]:
 @pytest.mark.skipif(not SHARED.is_dir(), reason=f"{SHARED} is absent: it holds the real pairs and the published table")
 def test_reproduces_the_published_table():
     table, rows = published(), {}
-    for name, count in SEARCH_RANGES.items():
-        report = evaluate(SgbmPredictor(count).predict, PairsDataset(SHARED / name), progress=False)
+    for name in SEARCH_RANGES:
+        predictor = SgbmPredictor(search_range(f"{name}/scene"))
+        report = evaluate(predictor.predict, PairsDataset(SHARED / name), progress=False)
         rows |= {row["name"]: row for row in report.rows}
     assert len(table) == 11
     assert rows.keys() == table.keys()

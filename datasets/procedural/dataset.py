@@ -16,6 +16,10 @@ SCENES_PER_BANK = 256  # consecutive scenes that share a texture bank
 ASPECT = 0.56  # a crop shorter than this share of its width is a band cut out of a frame of that shape
 
 
+def scene_name(seed: int, index: int) -> str:
+    return f"generated:{seed}/{index:06d}"
+
+
 def render_sample(seed: int, index: int, height: int, width: int, max_disparity: float = 0.4, augment: bool = True) -> Sample:
     """The scene of (seed, index) in a window of height x width px, as a Sample with exact truth for both views.
 
@@ -41,7 +45,7 @@ def render_sample(seed: int, index: int, height: int, width: int, max_disparity:
         left=images[0], right=images[1],
         disp=left.disp.numpy(), valid=everywhere, occluded=occluded.numpy(),
         disp_right=right.disp.numpy(), valid_right=everywhere, occluded_right=occluded_right.numpy(),
-        name=f"generated:{seed}/{index:06d}",
+        name=scene_name(seed, index),
     )  # fmt: skip
 
 
@@ -57,15 +61,24 @@ def _right_colours(scene: Scene, aligned, x, y, bank, rng: np.random.Generator |
 
 
 class GeneratedDataset(Dataset):
-    """``count`` procedural scenes of one size, from ``start`` on. Items are Samples."""
+    """Scenes 0 .. ``count``-1 of ``seed``, all of height x width px. Items are Samples, rendered anew at each access.
+
+    max_disparity and augment as in render_sample. Raises InputError for a negative seed, no scenes, or a size below 32 px.
+    """
 
     def __init__(
         self, seed: int, count: int, height: int = 288, width: int = 576, max_disparity: float = 0.4, augment: bool = True
     ):
         if count < 1 or height < 32 or width < 32:
             raise InputError(f"got {count} scenes of {height}x{width} px, expected at least 1 scene of at least 32x32 px")
+        if seed < 0:
+            raise InputError(f"got seed {seed}, expected 0 or more")
         self.seed, self.count, self.size = seed, count, (height, width)
         self.max_disparity, self.augment = max_disparity, augment
+
+    @property
+    def names(self) -> tuple[str, ...]:
+        return tuple(scene_name(self.seed, index) for index in range(self.count))
 
     def __len__(self) -> int:
         return self.count

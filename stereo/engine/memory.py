@@ -18,4 +18,5 @@ def keep_freed_memory() -> bool:
     except (AttributeError, OSError, TypeError):
         return False
     settings = ((_M_MMAP_MAX, 0), (_M_TRIM_THRESHOLD, 2**31 - 1), (_M_TOP_PAD, 2**28))
-    return all([mallopt(key, value) for key, value in settings])
+    accepted = [mallopt(key, value) for key, value in settings]  # each call counts, so no short cut
+    return all(accepted)

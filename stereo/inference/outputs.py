@@ -29,7 +29,7 @@ def write_maps(folder: Path, stem: str, result: DisparityMap) -> list[Path]:
 
 
 def write_depth(folder: Path, stem: str, left: np.ndarray, result: DisparityMap, calibration: Calibration) -> list[Path]:
-    """STEM.depth.npy (float32 metres, inf where there is none) and STEM.ply (metres; x right, y down, z forward; visible pixels)."""
+    """STEM.depth.npy (float32 metres, inf where there is none) and STEM.ply (visible pixels; x right, y down, z forward)."""
     paths = [folder / f"{stem}.depth.npy", folder / f"{stem}.ply"]
     depth = disparity_to_depth(result.disp, calibration).astype(np.float32)
     with atomic_write(paths[0]) as temporary:

@@ -1,0 +1,89 @@
+"""How many training scenes one CPU thread renders per second.
+
+    python -m experiments.bench_generator            # from the root of the repository
+
+Both views, truth and augmentation, as in training; the texture bank, drawn once per 256 scenes, is timed apart.
+Writes the median over the repeats with every single time, the CPU and the version of PyTorch.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import platform
+import statistics
+import time
+from pathlib import Path
+
+import cv2
+import torch
+
+from datasets.procedural.dataset import SCENES_PER_BANK, GeneratedDataset
+from datasets.procedural.textures import texture_bank
+from stereo.image_io import atomic_write
+
+RESULT = Path(__file__).parent / "results" / "generator.json"
+
+
+def parse_arguments() -> argparse.Namespace:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--scenes", type=int, default=20, help="scenes per repeat (default %(default)s)")
+    parser.add_argument("--height", type=int, default=256, help="px (default %(default)s)")
+    parser.add_argument("--width", type=int, default=512, help="px (default %(default)s)")
+    parser.add_argument("--repeats", type=int, default=5, help="the median of these is reported (default %(default)s)")
+    parser.add_argument("--seed", type=int, default=0, help="of the scenes (default %(default)s)")
+    parser.add_argument("--output", type=Path, default=RESULT, help="JSON file to write (default: %(default)s)")
+    arguments = parser.parse_args()
+    if min(arguments.scenes, arguments.repeats) < 1 or arguments.scenes > SCENES_PER_BANK:
+        parser.error(f"expected 1 to {SCENES_PER_BANK} scenes and at least 1 repeat")
+    return arguments
+
+
+def cpu_name() -> str:
+    """What the processor calls itself; the architecture where there is no /proc."""
+    try:
+        lines = Path("/proc/cpuinfo").read_text(encoding="utf-8").splitlines()
+    except OSError:
+        lines = []
+    names = [line.partition(":")[2].strip() for line in lines if line.startswith("model name")]
+    return names[0] if names else platform.processor() or platform.machine()
+
+
+def seconds_to_render(dataset: GeneratedDataset) -> float:
+    start = time.perf_counter()
+    for index in range(len(dataset)):
+        dataset[index]
+    return time.perf_counter() - start
+
+
+def main() -> None:
+    arguments = parse_arguments()
+    torch.set_num_threads(1)
+    cv2.setNumThreads(1)
+    dataset = GeneratedDataset(arguments.seed, arguments.scenes, arguments.height, arguments.width)
+    start = time.perf_counter()
+    texture_bank(arguments.seed, 0)  # cached from here on
+    bank_seconds = time.perf_counter() - start
+    dataset[0]  # the first call pays for what libraries set up
+    seconds = [seconds_to_render(dataset) for _ in range(arguments.repeats)]
+    result = {
+        "scenes_per_second": round(arguments.scenes / statistics.median(seconds), 2),
+        "scenes": arguments.scenes,
+        "height": arguments.height,
+        "width": arguments.width,
+        "seconds": [round(value, 4) for value in seconds],
+        "bank_seconds": round(bank_seconds, 4),
+        "scenes_per_bank": SCENES_PER_BANK,
+        "threads": 1,
+        "cpu": cpu_name(),
+        "torch": torch.__version__,
+    }
+    arguments.output.parent.mkdir(parents=True, exist_ok=True)
+    with atomic_write(arguments.output) as temporary:
+        temporary.write_text(json.dumps(result, indent=2) + "\n", encoding="utf-8")
+    size = f"{arguments.height}x{arguments.width}"
+    print(f"{result['scenes_per_second']} scenes/s of {size} px on one thread of {result['cpu']} -> {arguments.output}")
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,69 @@
+"""Refresh what the README shows from what was measured: its picture and its tables. Numbers are never typed by hand.
+
+    python -m experiments.readme            # table from experiments/results/real_pairs.json, picture from the shipped weights
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import re
+from pathlib import Path
+
+from datasets.procedural.dataset import render_sample
+from stereo import StereoPredictor, load_model
+from stereo.cli import DEMO_SEED, DEMO_SIZE
+from stereo.image_io import atomic_write, write_image
+from stereo.report.colour import colour_disparity, colour_error, robust_range, with_legend
+from stereo.report.figures import panel
+
+ROOT = Path(__file__).resolve().parents[1]
+PICTURE = ROOT / "docs" / "first_screen.png"
+COLUMNS = (("EPE", "epe_noc", 2), ("bad-3 %", "bad3_noc", 1), ("EPE all", "epe_all", 2), ("occ IoU", "iou_occluded", 2))
+
+
+def real_pairs_table(results: dict) -> str:
+    """Markdown: one line per scene, the network's figures beside SGBM's, then mean and median."""
+    ours, sgbm = results["methods"]["small"], results["methods"]["sgbm"]
+    heads = [f"{head} {method}" for head, _, _ in COLUMNS for method in ("ours", "SGBM")]
+    lines = ["| scene | " + " | ".join([*heads, "s ours", "s SGBM"]) + " |", "|---|" + "---|" * (len(heads) + 2)]
+    for name in [row["name"] for row in ours["rows"]] + ["mean", "median"]:
+        pick = [next(r for r in m["rows"] if r["name"] == name) if name not in m else m[name] for m in (ours, sgbm)]
+        cells = [
+            "-" if row[key] is None else f"{row[key]:.{digits}f}"
+            for _, key, digits in (*COLUMNS, ("", "seconds", 2))
+            for row in pick
+        ]
+        lines.append(f"| {name} | " + " | ".join(cells) + " |")
+    return "\n".join(lines)
+
+
+def replace_between(text: str, marker: str, content: str) -> str:
+    """Swap what stands between <!-- marker --> and <!-- /marker -->."""
+    pattern = re.compile(rf"(<!-- {marker} -->\n).*?(<!-- /{marker} -->)", re.DOTALL)
+    if not pattern.search(text):
+        raise SystemExit(f"README.md has no <!-- {marker} --> block")
+    return pattern.sub(lambda m: m[1] + content + "\n" + m[2], text)
+
+
+def draw_picture() -> None:
+    sample = render_sample(DEMO_SEED, 0, *DEMO_SIZE)
+    result = StereoPredictor(load_model()).predict(sample.left, sample.right)
+    low, high = robust_range(sample.disp)
+    disparity = with_legend(colour_disparity(result.disp, low, high), low, high)
+    error = colour_error(result.disp, sample.disp, sample.valid, 3.0)
+    write_image(PICTURE, panel([("left", sample.left), ("ours", disparity), ("error", error)], columns=3))
+
+
+def main() -> None:
+    argparse.ArgumentParser(description=__doc__.split("\n")[0]).parse_args()
+    results = json.loads((ROOT / "experiments" / "results" / "real_pairs.json").read_text(encoding="utf-8"))
+    readme = ROOT / "README.md"
+    text = replace_between(readme.read_text(encoding="utf-8"), "real_pairs", real_pairs_table(results))
+    with atomic_write(readme) as temporary:
+        temporary.write_text(text, encoding="utf-8")
+    draw_picture()
+
+
+if __name__ == "__main__":
+    main()

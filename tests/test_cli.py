@@ -1,0 +1,210 @@
+"""The command line as a user meets it: every promised file, one line for each kind of bad input, nothing half-written."""
+
+from __future__ import annotations
+
+import json
+import subprocess
+import sys
+from pathlib import Path
+
+import cv2
+import numpy as np
+import pytest
+import torch
+
+from stereo.checkpoint import save_weights
+from stereo.cli import VERBS, main
+from stereo.image_io import read_disparity, read_image, read_pfm, read_ply, write_image, write_pfm
+from stereo.model.build import build_model
+
+ROOT = Path(__file__).resolve().parents[1]
+CALIB = "cam0=[100 0 32; 0 100 24; 0 0 1]\ncam1=[100 0 32; 0 100 24; 0 0 1]\ndoffs=0\nbaseline=100\nwidth=64\nheight=48\n"
+
+
+@pytest.fixture(scope="module")
+def weights(tmp_path_factory) -> str:
+    torch.manual_seed(0)
+    return str(save_weights(build_model("tiny"), tmp_path_factory.mktemp("weights"), "tiny"))
+
+
+@pytest.fixture
+def pair(tmp_path) -> tuple[str, str]:
+    paths = []
+    for name in ("left.png", "right.png"):
+        image = np.random.default_rng(len(paths)).integers(0, 256, (48, 64, 3), dtype=np.uint8)
+        write_image(tmp_path / name, image)
+        paths.append(str(tmp_path / name))
+    return tuple(paths)
+
+
+def refused(capsys, *argv: str) -> str:
+    """Run and expect exit code 2 with exactly one line on stderr, which is returned."""
+    assert main(argv) == 2
+    captured = capsys.readouterr()
+    assert captured.out == ""
+    lines = captured.err.splitlines()
+    assert len(lines) == 1, captured.err
+    assert "Traceback" not in captured.err
+    return lines[0]
+
+
+def test_infer_writes_every_file(tmp_path, pair, weights, capsys):
+    calib = tmp_path / "calib.txt"
+    calib.write_text(CALIB)
+    out = tmp_path / "new" / "out"
+    assert main(["infer", *pair, "-o", str(out), "--weights", weights, "--calib", str(calib), "--both", "--json"]) == 0
+    maps = ["disp.pfm", "disp.png", "disp16.png", "occ.png", "conf.png"]
+    expected = {f"left.{s}" for s in [*maps, "json", "depth.npy", "ply"]} | {f"left.right.{s}" for s in maps}
+    assert {p.name for p in out.iterdir()} == expected
+
+    disp = read_pfm(out / "left.disp.pfm")
+    assert disp.shape == (48, 64)
+    fine, valid = read_disparity(out / "left.disp16.png")
+    assert valid.all()
+    np.testing.assert_allclose(fine, np.maximum(disp, 1 / 256), atol=0.5 / 256 + 1e-6)
+    np.testing.assert_allclose(np.load(out / "left.depth.npy") * disp, 10.0, rtol=1e-4)  # 100 px * 0.1 m
+    for name in ("occ", "conf"):
+        assert cv2.imread(str(out / f"left.{name}.png"), cv2.IMREAD_UNCHANGED).shape == (48, 64)
+    assert read_image(out / "left.disp.png").shape[1] == 64
+    points, colours = read_ply(out / "left.ply")
+    assert len(points) == len(colours) <= 48 * 64
+    facts = json.loads((out / "left.json").read_text())
+    assert facts["width"] == 64
+    assert facts["disparity_sign"].startswith("x_right = x_left - disparity")
+    printed = json.loads(capsys.readouterr().out)
+    assert len(printed["pairs"][0]["files"]) == len(expected)
+
+
+def test_infer_on_two_folders(tmp_path, weights, capsys):
+    rng = np.random.default_rng(0)
+    for side in ("l", "r"):
+        (tmp_path / side).mkdir()
+        for name in ("a.png", "b.png"):
+            write_image(tmp_path / side / name, rng.integers(0, 256, (40, 48, 3), dtype=np.uint8))
+    folders = [str(tmp_path / "l"), str(tmp_path / "r")]
+    assert main(["infer", *folders, "-o", str(tmp_path / "out"), "--weights", weights]) == 0
+    assert len(list((tmp_path / "out").glob("*.disp.pfm"))) == 2
+    capsys.readouterr()
+    (tmp_path / "r" / "b.png").unlink()
+    assert "'b.png' is in one folder only" in refused(capsys, "infer", *folders, "--weights", weights)
+    assert "two folders" in refused(capsys, "infer", folders[0], str(tmp_path / "r" / "a.png"), "--weights", weights)
+
+
+def test_infer_refuses_bad_images(tmp_path, pair, weights, capsys):
+    left, right = pair
+    out = tmp_path / "out"
+    rest = ["-o", str(out), "--weights", weights]
+    assert "no.png" in refused(capsys, "infer", str(tmp_path / "no.png"), right, *rest)
+    (tmp_path / "text.png").write_text("not an image")
+    assert "text.png" in refused(capsys, "infer", str(tmp_path / "text.png"), right, *rest)
+    (tmp_path / "cut.png").write_bytes(Path(left).read_bytes()[:2000])
+    assert "cut.png" in refused(capsys, "infer", left, str(tmp_path / "cut.png"), *rest)
+    write_image(tmp_path / "wide.png", np.zeros((48, 80, 3), np.uint8))
+    assert "80x48" in refused(capsys, "infer", left, str(tmp_path / "wide.png"), *rest)
+    write_image(tmp_path / "small.png", np.zeros((31, 64, 3), np.uint8))
+    assert "32 px" in refused(capsys, "infer", str(tmp_path / "small.png"), str(tmp_path / "small.png"), *rest)
+    assert not out.exists(), "a refused pair must leave nothing behind"
+
+
+def test_infer_refuses_other_bad_input(tmp_path, pair, weights, capsys):
+    out = ["-o", str(tmp_path / "out")]
+    assert "do not exist" in refused(capsys, "infer", *pair, *out, "--weights", str(tmp_path / "none.safetensors"))
+    (tmp_path / "junk.safetensors").write_bytes(b"junk" * 100)
+    assert "junk.safetensors" in refused(capsys, "infer", *pair, *out, "--weights", str(tmp_path / "junk.safetensors"))
+    (tmp_path / "calib.txt").write_text("cam0=1\n")
+    assert "calib.txt" in refused(capsys, "infer", *pair, *out, "--weights", weights, "--calib", str(tmp_path / "calib.txt"))
+    (tmp_path / "file").write_text("")
+    unwritable = str(tmp_path / "file" / "out")
+    assert unwritable in refused(capsys, "infer", *pair, "-o", unwritable, "--weights", weights)
+    if not torch.cuda.is_available():
+        assert "--device cpu" in refused(capsys, "infer", *pair, *out, "--weights", weights, "--device", "cuda")
+
+
+@pytest.mark.parametrize(
+    ("argv", "message"),
+    [
+        ([], "required: VERB"),
+        (["infr"], "invalid choice: 'infr'"),
+        (["infer", "a.png"], "required: right"),
+        (["infer", "a.png", "b.png", "--colour"], "unrecognized arguments: --colour"),
+        (["demo", "--seed", "x"], "invalid int value"),
+        (["train", "missing.toml"], "'missing.toml' does not exist"),
+        (["train", "experiments/smoke.toml", "--set", "train.stps=3"], "did you mean steps"),
+        (["train", "experiments/smoke.toml", "--set", "model.preset=smal"], "did you mean small"),
+        (["train", "experiments/smoke.toml", "--set", "steps"], "expected --set section.key=value"),
+        (["evaluate", "--data", "nonsense"], "expected NAME:PATH"),
+        (["evaluate", "--data", "pears:x"], "did you mean pairs"),
+        (["evaluate", "--data", "pairs:nowhere"], "nowhere"),
+        (["evaluate", "--data", "generated:7", "--baseline", "bm"], "invalid choice: 'bm'"),
+        (["generate", "-o", "README.md", "--scenes", "1"], "README.md"),
+        (["generate", "-o", "somewhere", "--scenes", "0"], "0 scenes"),
+    ],
+)
+def test_bad_arguments_get_one_line(capsys, monkeypatch, argv, message):
+    monkeypatch.chdir(ROOT)
+    assert message in refused(capsys, *argv)
+
+
+def test_evaluate_refuses_an_empty_disparity_file(tmp_path, weights, capsys):
+    scene = tmp_path / "set" / "scene"
+    scene.mkdir(parents=True)
+    for name in ("left.png", "right.png"):
+        write_image(scene / name, np.zeros((40, 48, 3), np.uint8))
+    (scene / "disp_left.pfm").write_bytes(b"")
+    assert "disp_left.pfm" in refused(capsys, "evaluate", "--data", f"pairs:{tmp_path}", "--weights", weights)
+
+
+def test_evaluate_writes_table_csv_and_card(tmp_path, weights, capsys):
+    scene = tmp_path / "data" / "set" / "scene"
+    scene.mkdir(parents=True)
+    rng = np.random.default_rng(0)
+    for name in ("left.png", "right.png"):
+        write_image(scene / name, rng.integers(0, 256, (40, 64, 3), dtype=np.uint8))
+    write_pfm(scene / "disp_left.pfm", np.full((40, 64), 5, np.float32))
+    argv = ["evaluate", "--data", f"pairs:{tmp_path / 'data'}", "--weights", weights, "-o", str(tmp_path / "o")]
+    assert main([*argv, "--baseline", "sgbm"]) == 0
+    assert "set/scene" in capsys.readouterr().out
+    assert {p.name for p in (tmp_path / "o").iterdir()} == {f"{m}.{s}" for m in ("tiny", "sgbm") for s in ("csv", "card.json")}
+    cards = [json.loads((tmp_path / "o" / f"{m}.card.json").read_text()) for m in ("tiny", "sgbm")]
+    assert cards[0]["data_sha256"] == cards[1]["data_sha256"]
+    assert cards[0]["weights"]["name"] == Path(weights).name
+    assert cards[1]["weights"] is None
+
+
+def test_generate_train_resume_evaluate(tmp_path, capsys):
+    """The whole path on a crumb of data: what train writes, evaluate and infer can load."""
+    run = str(tmp_path / "run")
+    crumb = ["data.crops=[[32,64]]", "data.workers=0", "train.batch_size=2", "train.validation_scenes=1", "train.threads=0"]
+    argv = ["train", str(ROOT / "experiments" / "smoke.toml"), "-o", run]
+    argv += [x for setting in crumb for x in ("--set", setting)]
+    assert main([*argv, "--set", "train.steps=2"]) == 0
+    assert "already holds a run" in refused_after(capsys, *argv)
+    assert main([*argv, "--set", "train.steps=3", "--resume", "--json"]) == 0
+    card = json.loads(capsys.readouterr().out)
+    assert card["samples_seen"] == 6
+    assert main(["generate", "-o", str(tmp_path / "data"), "--scenes", "1", "--height", "48", "--width", "64"]) == 0
+    assert main(["evaluate", "--data", f"flyingthings3d:{tmp_path / 'data'}", "--weights", card["weights"]]) == 0
+    assert main(["evaluate", "--data", "generated:5:1:48x64", "--weights", f"{run}/checkpoint.pt"]) == 0
+
+
+def refused_after(capsys, *argv: str) -> str:
+    capsys.readouterr()
+    return refused(capsys, *argv)
+
+
+@pytest.mark.parametrize("verb", [None, *VERBS])
+def test_help_explains(capsys, verb):
+    with pytest.raises(SystemExit) as stopped:
+        main(["--help"] if verb is None else [verb, "--help"])
+    assert stopped.value.code == 0
+    text = capsys.readouterr().out
+    assert all(name in text for name in VERBS) if verb is None else VERBS[verb][1].split()[0] in text.lower()
+
+
+def test_program_is_called_from_anywhere(tmp_path):
+    done = subprocess.run(
+        [sys.executable, str(ROOT / "run_stereo.py"), "infer", "a.png", "b.png"], cwd=tmp_path, capture_output=True, text=True
+    )
+    assert done.returncode == 2
+    assert done.stderr.count("\n") == 1
+    assert not list(tmp_path.iterdir())

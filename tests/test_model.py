@@ -1,0 +1,205 @@
+"""The network as a whole: shapes, what may enter it, whose results depend on whom, which parameters learn."""
+
+from __future__ import annotations
+
+import inspect
+from dataclasses import fields, replace
+
+import pytest
+import torch
+from torch import Tensor, nn
+
+from stereo.config import PRESETS, LossConfig
+from stereo.losses import stereo_loss
+from stereo.model.build import build_model
+from stereo.model.stereo_model import StereoModel
+from stereo.types import Batch, InputError, Prediction
+
+# A batch of 2 runs other matrix kernels than a batch of 1: sums of at most 200 float32 products per layer, in another order.
+# Measured 2e-6 at most, in px, tokens, nats and probabilities alike.
+ROUNDING = 1e-4
+
+
+def pair(height: int, width: int, batch: int = 1, seed: int = 0) -> tuple[Tensor, Tensor]:
+    """A textured left image and the right one of a scene at 6 px, each (batch, 3, height, width)."""
+    generator = torch.Generator().manual_seed(seed)
+    scene = torch.rand(batch, 3, height, width + 6, generator=generator)
+    return scene[..., :-6], scene[..., 6:]
+
+
+@pytest.fixture(scope="module")
+def tiny() -> StereoModel:
+    torch.manual_seed(0)
+    model = build_model("tiny").eval()
+    nn.init.normal_(model.refine.residual.weight, std=0.05)  # zero at birth, which would hide what it does
+    return model
+
+
+def outputs(prediction: Prediction) -> dict[str, Tensor]:
+    maps = {f.name: getattr(prediction, f.name) for f in fields(prediction) if f.name != "transport"}
+    return maps | {f.name: getattr(prediction.transport, f.name) for f in fields(prediction.transport)}
+
+
+@pytest.mark.parametrize(("height", "width"), [(16, 16), (16, 64), (32, 48), (48, 144), (80, 32)])
+def test_shapes_and_ranges(tiny: StereoModel, height: int, width: int):
+    with torch.no_grad():
+        prediction = tiny(*pair(height, width, batch=2))
+    h, w = height // 4, width // 4
+    for name in ("disp", "occlusion", "confidence", "occlusion_logits", "confidence_logits"):
+        assert getattr(prediction, name).shape == (2, height, width)
+    shapes = {name: tuple(x.shape) for name, x in outputs(prediction).items()}
+    assert shapes["disp_coarse"] == shapes["dustbin"] == shapes["dustbin_right"] == (2, h, w)
+    assert shapes["mass"] == shapes["index"] == (2, h, w, w)
+
+    assert all(x.isfinite().all() for x in outputs(prediction).values())
+    assert prediction.disp.min() >= 0
+    for name in ("occlusion", "confidence"):
+        assert 0 <= getattr(prediction, name).min() <= getattr(prediction, name).max() <= 1
+    # A token cannot lie left of the row: the coarse disparity is at most its own column.
+    assert (prediction.disp_coarse >= 0).all()
+    assert (prediction.disp_coarse <= torch.arange(w) + 1e-4).all()
+    assert prediction.disp_coarse[..., 1:].any()
+
+
+def test_the_transport_keeps_its_promise(tiny: StereoModel):
+    """Mass and dustbin of every left token sum to 1; no mass lies right of the diagonal; the indices are columns."""
+    with torch.no_grad():
+        transport = tiny(*pair(32, 96, batch=2)).transport
+    assert (transport.mass.sum(-1) + transport.dustbin - 1).abs().max() < 1e-5
+    assert (transport.mass >= 0).all()
+    assert transport.mass.triu(1).eq(0).all()
+    assert transport.mass.tril().gt(0).any()
+    assert transport.index.eq(torch.arange(24)).all()
+
+
+@pytest.mark.parametrize(
+    "shapes",
+    [
+        ((1, 3, 16, 24), (1, 3, 16, 24)),
+        ((1, 3, 20, 32), (1, 3, 20, 32)),
+        ((1, 3, 16, 32), (1, 3, 16, 48)),
+        ((1, 3, 16, 32), (2, 3, 16, 32)),
+        ((1, 1, 16, 32), (1, 1, 16, 32)),
+        ((3, 16, 32), (3, 16, 32)),
+    ],
+    ids=str,
+)
+def test_other_shapes_are_refused(tiny: StereoModel, shapes: tuple):
+    with pytest.raises(ValueError, match="expected"):
+        tiny(torch.zeros(shapes[0]), torch.zeros(shapes[1]))
+
+
+def test_no_label_can_enter():
+    """SPEC P1: the public code's forward takes the ground truth occlusion, and its prediction depends on it."""
+    parameters = inspect.signature(StereoModel.forward).parameters
+    assert list(parameters) == ["self", "left", "right"]
+    assert all(p.kind is p.POSITIONAL_OR_KEYWORD for p in parameters.values())
+
+
+@pytest.mark.parametrize("name", sorted(PRESETS))
+def test_presets_are_small_enough(name: str):
+    parameters = sum(p.numel() for p in build_model(name).parameters())
+    assert 100_000 < parameters <= 3_000_000
+
+
+def test_a_batch_of_two_equals_each_alone(tiny: StereoModel):
+    """SPEC P6: no statistic crosses images, so neither pair sees the other; nor do very different exposures matter."""
+    left, right = pair(32, 96, batch=2)
+    left, right = (torch.stack([x[0], 0.2 * x[1] + 0.7]) for x in (left, right))
+    with torch.no_grad():
+        together = outputs(tiny(left, right))
+        for item in (0, 1):
+            alone = outputs(tiny(left[item : item + 1], right[item : item + 1]))
+            for name, value in alone.items():
+                torch.testing.assert_close(together[name][item], value[0], atol=ROUNDING, rtol=ROUNDING, msg=name)
+
+
+def test_training_and_evaluation_mode_are_one_function(tiny: StereoModel):
+    images = pair(32, 64)
+    try:
+        with torch.no_grad():
+            evaluated = outputs(tiny.eval()(*images))
+            trained = outputs(tiny.train()(*images))
+    finally:
+        tiny.eval()
+    assert all(torch.equal(trained[name], value) for name, value in evaluated.items())
+    assert not any(True for _ in tiny.buffers() if _.requires_grad)
+
+
+def test_exposure_and_contrast_of_a_view_cancel(tiny: StereoModel):
+    """Each image is standardised on its own. 1e-4 is added to variances of 1/12 and 1/192: a factor of at most 1.01."""
+    left, right = pair(32, 64)
+    with torch.no_grad():
+        plain, dark = tiny(left, right), tiny(left, 0.25 * right + 0.1)
+    assert (plain.disp_coarse - dark.disp_coarse).abs().median() < 0.05
+    assert (plain.disp - dark.disp).abs().median() < 0.2
+
+
+def test_each_view_matters_and_in_its_own_place(tiny: StereoModel):
+    left, right = pair(32, 64)
+    with torch.no_grad():
+        disp = tiny(left, right).disp
+        for other in (tiny(right, left), tiny(left, right.flip(-1)), tiny(left.flip(-1), right)):
+            assert (other.disp - disp).abs().max() > 0.1
+
+
+def test_rows_far_away_do_not_matter(tiny: StereoModel):
+    """Matching runs along rows. Convolutions see 100 rows or so: across them, another bottom leaves the top alone."""
+    left, right = pair(256, 32)
+    # The standardisation takes the whole image; flipping the bottom rows changes neither mean nor variance.
+    flipped = (torch.cat([x[:, :, :192], x[:, :, 192:].flip(2)], dim=2) for x in (left, right))
+    with torch.no_grad():
+        before, after = tiny(left, right).disp, tiny(*flipped).disp
+    assert (before[:, 192:] - after[:, 192:]).abs().max() > 0.1
+    assert (before[:, :16] - after[:, :16]).abs().max() < ROUNDING
+
+
+@pytest.mark.parametrize("name", sorted(PRESETS))
+def test_every_parameter_learns(name: str):
+    """No exceptions: after one backward pass of the training loss every parameter of the network has a gradient."""
+    torch.manual_seed(0)
+    model = build_model(name)
+    left, right = pair(32, 96, batch=2)
+    shape, generator = (2, 32, 96), torch.Generator().manual_seed(1)
+    disp = 20 * torch.rand(shape, generator=generator)
+    valid, occluded, occluded_right = (torch.rand(shape, generator=generator) < p for p in (0.8, 0.2, 0.2))
+    prediction = model(left, right)
+    stereo_loss(prediction, Batch(left, right, disp, valid, occluded, occluded_right), LossConfig())["total"].backward()
+    assert [n for n, p in model.named_parameters() if p.grad is None or not p.grad.any()] == []
+    assert [n for n, p in model.named_parameters() if not p.grad.isfinite().all()] == []
+
+
+def test_the_same_seed_builds_the_same_network():
+    def build(seed: int) -> dict[str, Tensor]:
+        torch.manual_seed(seed)
+        return build_model("tiny").state_dict()
+
+    first, again, other = build(3), build(3), build(4)
+    assert all(torch.equal(first[name], again[name]) for name in first)
+    assert any(not torch.equal(first[name], other[name]) for name in first)
+
+
+@pytest.mark.parametrize(
+    ("change", "blamed"),
+    [
+        ({"heads": 3}, "expected a multiple of 4 channels per head"),
+        ({"heads": 16}, "expected a multiple of 4 channels per head"),
+        ({"attention": "quadtree"}, "did you mean quadtree_b"),
+    ],
+)
+def test_impossible_networks_are_refused(change: dict, blamed: str):
+    with pytest.raises(InputError, match=blamed):
+        build_model(replace(PRESETS["tiny"], **change))
+
+
+def test_unknown_presets_are_refused():
+    with pytest.raises(InputError, match="did you mean small"):
+        build_model("smal")
+
+
+@pytest.mark.parametrize("attention", ["dense", "quadtree_b"])
+def test_every_operator_fits_the_network(attention: str):
+    torch.manual_seed(0)
+    model = build_model(replace(PRESETS["tiny"], attention=attention)).eval()
+    with torch.no_grad():
+        assert model(*pair(16, 48)).disp.shape == (1, 16, 48)
