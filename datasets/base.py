@@ -37,8 +37,9 @@ def open_generated(text: str) -> GeneratedDataset:
     if match is None:
         expected = "SEED, SEED:COUNT or SEED:COUNT:HEIGHTxWIDTH (whole numbers), for example generated:7:50:288x576"
         raise InputError(f"got generated data '{text}', expected {expected}")
-    given = {name: int(number) for name, number in match.groupdict().items() if number is not None}
-    return GeneratedDataset(**{"count": 50, "height": 288, "width": 576, **given})
+    defaults = {"count": 50, "height": 288, "width": 576}
+    given = defaults | {name: int(number) for name, number in match.groupdict().items() if number is not None}
+    return GeneratedDataset(given["seed"], given["count"], given["height"], given["width"])
 
 
 # A builder gets what follows the first colon of NAME:REST, as it stands.

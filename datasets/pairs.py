@@ -4,9 +4,8 @@ from __future__ import annotations
 
 from pathlib import Path
 
-import numpy as np
-
-from stereo.image_io import read_disparity, read_image
+from datasets.truth import read_mask, read_truth, wxh
+from stereo.image_io import read_image
 from stereo.types import InputError, Sample
 
 REQUIRED = ("left.png", "right.png", "disp_left.pfm")
@@ -27,34 +26,6 @@ def _find_scenes(root: Path) -> list[Path]:
             if not (folder / name).is_file():
                 raise InputError(f"'{folder}' has no {name}; a scene is a folder with {', '.join(REQUIRED)}")
     return folders
-
-
-def _read_truth(path: Path, size: tuple[int, ...]) -> tuple[np.ndarray, np.ndarray]:
-    """``disp`` (H, W) float32 px, 0 where unknown, and ``valid`` (H, W) bool."""
-    disp, valid = read_disparity(path)
-    if disp.shape != size:
-        raise InputError(f"'{path}' is {_wxh(disp.shape)}, its image is {_wxh(size)}; expected equal sizes")
-    if disp.min() < 0:
-        raise InputError(f"'{path}' holds {disp.min():.4g} px; expected x_right = x_left - disp, so disp >= 0: flip the sign")
-    return disp, valid
-
-
-def _read_occlusion(folder: Path, size: tuple[int, ...]) -> np.ndarray | None:
-    """(H, W) bool, True = occluded, from the first of OCCLUSION_MASKS that exists; None when there is none."""
-    path = next((folder / name for name in OCCLUSION_MASKS if (folder / name).is_file()), None)
-    if path is None:
-        return None
-    mask = read_image(path)[..., 0]
-    if mask.shape != size:
-        raise InputError(f"'{path}' is {_wxh(mask.shape)}, its image is {_wxh(size)}; expected equal sizes")
-    other = np.setdiff1d(mask, (0, 255))
-    if other.size:  # Middlebury's mask0nocc.png has 128, and there 255 means the opposite
-        raise InputError(f"'{path}' holds the value {other[0]}; expected only 0 (visible) and 255 (occluded)")
-    return mask == 255
-
-
-def _wxh(shape: tuple[int, ...]) -> str:
-    return f"{shape[1]}x{shape[0]}"
 
 
 class PairsDataset:
@@ -87,16 +58,17 @@ class PairsDataset:
         left, right = read_image(folder / "left.png"), read_image(folder / "right.png")
         size = left.shape[:2]
         if right.shape[:2] != size:
-            raise InputError(f"'{folder}': left.png is {_wxh(size)}, right.png is {_wxh(right.shape)}; expected equal sizes")
-        disp, valid = _read_truth(folder / "disp_left.pfm", size)
+            raise InputError(f"'{folder}': left.png is {wxh(size)}, right.png is {wxh(right.shape)}; expected equal sizes")
+        disp, valid = read_truth(folder / "disp_left.pfm", size)
         path = folder / "disp_right.pfm"
-        disp_right, valid_right = _read_truth(path, size) if path.is_file() else (None, None)
+        mask = next((folder / name for name in OCCLUSION_MASKS if (folder / name).is_file()), None)
+        disp_right, valid_right = read_truth(path, size) if path.is_file() else (None, None)
         return Sample(
             left=left,
             right=right,
             disp=disp,
             valid=valid,
-            occluded=_read_occlusion(folder, size),
+            occluded=None if mask is None else read_mask(mask, size),
             disp_right=disp_right,
             valid_right=valid_right,
             name=name,

@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
-import numpy as np
-
-from datasets.pairs import _read_truth, _wxh
+from datasets.truth import read_mask, read_truth, wxh
 from stereo.config import near_matches
 from stereo.image_io import read_image
 from stereo.types import InputError, Sample
@@ -31,17 +31,9 @@ def _find_base(root: Path) -> Path:
     raise InputError(f"no FlyingThings3D found; looked for {wanted}")
 
 
-def _read_mask(path: Path, size: tuple[int, ...]) -> np.ndarray | None:
-    """(H, W) bool, True = occluded; None when there is no such file."""
-    if not path.is_file():
-        return None
-    mask = read_image(path)[..., 0]
-    if mask.shape != size:
-        raise InputError(f"'{path}' is {_wxh(mask.shape)}, its image is {_wxh(size)}; expected equal sizes")
-    other = np.setdiff1d(mask, (0, 255))
-    if other.size:
-        raise InputError(f"'{path}' holds the value {other[0]}; expected only 0 (visible) and 255 (occluded)")
-    return mask == 255
+def _read_optional(read: Callable, path: Path, size: tuple[int, ...]) -> Any:
+    """What ``read`` makes of the file; None when there is no such file."""
+    return read(path, size) if path.is_file() else None
 
 
 class FlyingThings3D:
@@ -107,18 +99,17 @@ class FlyingThings3D:
         left, right = (read_image(self._path(self._images, view, frame)) for view in ("left", "right"))
         size = left.shape[:2]
         if right.shape[:2] != size:
-            raise InputError(f"frame {name}: left is {_wxh(size)}, right is {_wxh(right.shape)}; expected equal sizes")
-        disp, valid = _read_truth(self._path("disparity", "left", frame), size)
-        path = self._path("disparity", "right", frame)
-        disp_right, valid_right = _read_truth(path, size) if path.is_file() else (None, None)
+            raise InputError(f"frame {name}: left is {wxh(size)}, right is {wxh(right.shape)}; expected equal sizes")
+        disp, valid = read_truth(self._path("disparity", "left", frame), size)
+        disp_right, valid_right = _read_optional(read_truth, self._path("disparity", "right", frame), size) or (None, None)
         return Sample(
             left=left,
             right=right,
             disp=disp,
             valid=valid,
-            occluded=_read_mask(self._path("occlusion", "left", frame), size),
+            occluded=_read_optional(read_mask, self._path("occlusion", "left", frame), size),
             disp_right=disp_right,
             valid_right=valid_right,
-            occluded_right=_read_mask(self._path("occlusion", "right", frame), size),
+            occluded_right=_read_optional(read_mask, self._path("occlusion", "right", frame), size),
             name=name,
         )

@@ -1,6 +1,6 @@
-"""Refresh what the README shows from what was measured: its picture and its tables. Numbers are never typed by hand.
+"""Refresh what the README shows from what was measured: its picture, its tables, the last line of the demo.
 
-    python -m experiments.readme            # table from experiments/results/real_pairs.json, picture from the shipped weights
+    python -m experiments.readme      # needs experiments/results/real_pairs.json, made with the shipped weights
 """
 
 from __future__ import annotations
@@ -8,11 +8,16 @@ from __future__ import annotations
 import argparse
 import json
 import re
+import subprocess
+import sys
+import tempfile
 from pathlib import Path
 
 from datasets.procedural.dataset import render_sample
-from stereo import StereoPredictor, load_model
+from stereo import StereoPredictor, build_model, load_model
 from stereo.cli import DEMO_SEED, DEMO_SIZE
+from stereo.config import PRESETS
+from stereo.engine.evaluate import cpu_name
 from stereo.image_io import atomic_write, write_image
 from stereo.report.colour import colour_disparity, colour_error, robust_range, with_legend
 from stereo.report.figures import panel
@@ -20,6 +25,7 @@ from stereo.report.figures import panel
 ROOT = Path(__file__).resolve().parents[1]
 PICTURE = ROOT / "docs" / "first_screen.png"
 COLUMNS = (("EPE", "epe_noc", 2), ("bad-3 %", "bad3_noc", 1), ("EPE all", "epe_all", 2), ("occ IoU", "iou_occluded", 2))
+RECIPES = {"small": "small.toml", "tiny": "smoke.toml"}
 
 
 def real_pairs_table(results: dict) -> str:
@@ -28,7 +34,7 @@ def real_pairs_table(results: dict) -> str:
     heads = [f"{head} {method}" for head, _, _ in COLUMNS for method in ("ours", "SGBM")]
     lines = ["| scene | " + " | ".join([*heads, "s ours", "s SGBM"]) + " |", "|---|" + "---|" * (len(heads) + 2)]
     for name in [row["name"] for row in ours["rows"]] + ["mean", "median"]:
-        pick = [next(r for r in m["rows"] if r["name"] == name) if name not in m else m[name] for m in (ours, sgbm)]
+        pick = [m[name] if name in m else next(r for r in m["rows"] if r["name"] == name) for m in (ours, sgbm)]
         cells = [
             "-" if row[key] is None else f"{row[key]:.{digits}f}"
             for _, key, digits in (*COLUMNS, ("", "seconds", 2))
@@ -36,6 +42,26 @@ def real_pairs_table(results: dict) -> str:
         ]
         lines.append(f"| {name} | " + " | ".join(cells) + " |")
     return "\n".join(lines)
+
+
+def presets_table() -> str:
+    """Markdown: one line per preset."""
+    lines = ["| preset | parameters | weights | recipe |", "|---|---|---|---|"]
+    for name in PRESETS:
+        count = sum(p.numel() for p in build_model(name).parameters())
+        weights = sorted(p.name for p in (ROOT / "stereo" / "weights").glob(f"{name}-*.safetensors"))
+        shown = f"[{weights[0]}](stereo/weights/{weights[0]})" if weights else "-"
+        recipe = f"[{RECIPES[name]}](experiments/{RECIPES[name]})"
+        lines.append(f"| `{name}` | {count / 1e6:.2f} M | {shown} | {recipe} |")
+    return "\n".join(lines)
+
+
+def demo_line() -> str:
+    """The last line that the demo prints here, and the machine."""
+    with tempfile.TemporaryDirectory() as folder:
+        command = [sys.executable, "run_stereo.py", "demo", "-o", folder]
+        printed = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=True).stdout
+    return f"```\n{printed.splitlines()[-1]}\n```\n\non two cores of {cpu_name()}."
 
 
 def replace_between(text: str, marker: str, content: str) -> str:
@@ -47,6 +73,7 @@ def replace_between(text: str, marker: str, content: str) -> str:
 
 
 def draw_picture() -> None:
+    """Left, ours and error of the demo's pair: the pair is generated, so nobody's photograph is copied."""
     sample = render_sample(DEMO_SEED, 0, *DEMO_SIZE)
     result = StereoPredictor(load_model()).predict(sample.left, sample.right)
     low, high = robust_range(sample.disp)
@@ -59,7 +86,9 @@ def main() -> None:
     argparse.ArgumentParser(description=__doc__.split("\n")[0]).parse_args()
     results = json.loads((ROOT / "experiments" / "results" / "real_pairs.json").read_text(encoding="utf-8"))
     readme = ROOT / "README.md"
-    text = replace_between(readme.read_text(encoding="utf-8"), "real_pairs", real_pairs_table(results))
+    text = readme.read_text(encoding="utf-8")
+    for marker, content in (("real_pairs", real_pairs_table(results)), ("presets", presets_table()), ("demo", demo_line())):
+        text = replace_between(text, marker, content)
     with atomic_write(readme) as temporary:
         temporary.write_text(text, encoding="utf-8")
     draw_picture()

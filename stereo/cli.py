@@ -80,15 +80,14 @@ def list_pairs(left: Path, right: Path) -> list[tuple[str, Path, Path]]:
 def run_infer(args: argparse.Namespace) -> dict[str, Any]:
     pairs = list_pairs(Path(args.left), Path(args.right))
     calibration = read_middlebury_calib(args.calib) if args.calib else None
-    for _, left, right in pairs[:1]:
-        check_pair(read_image(left), read_image(right))  # before the network is loaded and a folder made
+    check_pair(read_image(pairs[0][1]), read_image(pairs[0][2]))  # before the network is loaded and a folder made
     folder = make_folder(Path(args.output))
     predictor, weights = load_predictor(args)
     done = []
     for stem, left_path, right_path in pairs:
         left, right = read_image(left_path), read_image(right_path)
         start = time.perf_counter()
-        results = predictor.predict_both(left, right) if args.both else (predictor.predict(left, right),)
+        results = list(predictor.predict_both(left, right)) if args.both else [predictor.predict(left, right)]
         seconds = time.perf_counter() - start
         files = write_maps(folder, stem, results[0])
         if args.both:
@@ -123,6 +122,7 @@ def run_demo(args: argparse.Namespace) -> dict[str, Any]:
     start = time.perf_counter()
     result = predictor.predict(sample.left, sample.right)
     seconds = time.perf_counter() - start
+    assert sample.disp is not None and sample.occluded is not None  # a generated sample has all its truth
     masks = region_masks(sample)
     errors = {region: disparity_errors(result.disp, sample.disp, masks[region]) for region in ("noc", "all")}
     occlusion = occlusion_scores(result.occlusion, sample.occluded, masks["all"])

@@ -44,6 +44,7 @@ def stereo_loss(prediction: Prediction, batch: Batch, config: LossConfig) -> dic
     The mask of occluded pixels selects what is supervised; it never reaches the network (SPEC P1). Tokens are compared with
     the pixel at their centre in units of the integer stride (SPEC P2, P3).
     """
+    assert prediction.transport is not None  # the network always hands it out
     height, width = prediction.disp_coarse.shape[-2:]
     stride = batch.disp.shape[-1] // width
     centre = slice(stride // 2, None, stride)

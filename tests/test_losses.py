@@ -36,7 +36,7 @@ def shifted(width: int, shift: int) -> Tensor:
 @pytest.mark.parametrize(("width", "stride"), [(960, 3), (640, 3), (641, 3), (960, 4), (640, 4), (641, 4)])
 @pytest.mark.parametrize("shift", [0, 1, 7])
 def test_a_perfect_match_has_a_response_of_exactly_one(width: int, stride: int, shift: int):
-    """SPEC 7.5: at stride 3 the public code, which forgets the offset (P2) and divides by W / W' (P3), gets 0.67, 0.83, 0.50."""
+    """SPEC 7.5: at stride 3 the public code forgets the offset (P2), divides by W / W' (P3), and gets 0.67, 0.83, 0.50."""
     columns = torch.arange(stride // 2, width, stride)  # the pixel at the centre of every token
     target = (columns - shift * stride - stride // 2) / stride
     response = response_at(transport(shifted(len(columns), shift)), target[None, None])
@@ -156,6 +156,18 @@ def test_every_term_by_hand():
     softplus = {x: math.log1p(math.exp(x)) for x in (-2.0, 2.0, -1.0, 1.0)}
     assert terms["occlusion"].item() == pytest.approx((softplus[2.0] + softplus[-2.0]) / 2, rel=1e-6)
     assert terms["confidence"].item() == pytest.approx((30 * softplus[-1.0] + 2 * softplus[1.0]) / 32, rel=1e-6)
+
+
+@pytest.mark.parametrize(("row", "column", "counts"), [(2, 6, True), (2, 5, False), (2, 7, False), (1, 6, False)])
+def test_a_token_is_compared_with_its_central_pixel(row: int, column: int, counts: bool):
+    prediction, batch = tiny()
+    none = torch.zeros_like(batch.valid)
+    valid = none.clone()
+    valid[0, row, column] = True
+    terms = stereo_loss(prediction, replace(batch, valid=valid, occluded=none, occluded_right=none), LossConfig())
+    assert terms["coarse"].item() == (1.5 if counts else 0)
+    assert terms["response"].item() == pytest.approx(-math.log(0.75 + SOFTENED) if counts else 0, rel=1e-6)
+    assert terms["disparity"].item() == 0.125  # at full resolution every pixel counts
 
 
 def test_the_total_is_the_weighted_sum():

@@ -11,7 +11,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from experiments.readme import real_pairs_table
+from experiments.readme import presets_table, real_pairs_table
 from stereo.checkpoint import default_weights
 
 ROOT = Path(__file__).resolve().parents[1]
@@ -49,11 +49,16 @@ def test_python_block_runs(tmp_path, monkeypatch):
     assert names["result"].disp.shape == (48, 64)
 
 
-def test_table_is_the_measured_one():
+def block(marker: str) -> str:
+    return re.search(rf"<!-- {marker} -->\n(.*?)\n<!-- /{marker} -->", README, re.DOTALL)[1]
+
+
+def test_tables_are_the_measured_ones():
     results = json.loads((ROOT / "experiments" / "results" / "real_pairs.json").read_text(encoding="utf-8"))
-    shown = re.search(r"<!-- real_pairs -->\n(.*?)\n<!-- /real_pairs -->", README, re.DOTALL)[1]
-    assert shown == real_pairs_table(results)
+    assert block("real_pairs") == real_pairs_table(results)
     assert results["weights"]["name"] == default_weights().name, "made with other weights: run experiments.real_pairs again"
+    assert block("presets") == presets_table()
+    assert "EPE" in block("demo")
 
 
 def test_pictures_and_links_exist():

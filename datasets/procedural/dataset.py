@@ -39,7 +39,7 @@ def render_sample(seed: int, index: int, height: int, width: int, max_disparity:
     occluded_right = hidden(scene, right, y, right.u, width, other_is_right=False)
     colours = [shade(scene, left, y, bank), _right_colours(scene, right, x, y, bank, rng if augment else None)]
     clean = [np.ascontiguousarray(c.permute(1, 2, 0).numpy()) for c in colours]
-    images = photometric(*clean, rng) if augment else [(image * 255 + 0.5).astype(np.uint8) for image in clean]
+    images = photometric(clean[0], clean[1], rng) if augment else [(image * 255 + 0.5).astype(np.uint8) for image in clean]
     everywhere = np.ones((height, width), dtype=bool)
     return Sample(
         left=images[0], right=images[1],

@@ -10,7 +10,9 @@ def photometric(left: np.ndarray, right: np.ndarray, rng: np.random.Generator) -
     """(H, W, 3) float32 in [0, 1] -> uint8 pair. Geometry is not touched, so the ground truth stays true."""
     common = _draw_look(rng, 1.0)
     own = rng.random() < 0.7
-    return tuple(_apply(x, common, _draw_look(rng, 0.5 if own else 0.05), rng) for x in (left, right))
+    strength = 0.5 if own else 0.05
+    first = _apply(left, common, _draw_look(rng, strength), rng)
+    return first, _apply(right, common, _draw_look(rng, strength), rng)
 
 
 def _draw_look(rng: np.random.Generator, strength: float) -> dict:
@@ -37,5 +39,6 @@ def _apply(image: np.ndarray, common: dict, own: dict, rng: np.random.Generator)
     image = np.clip(image * 255 + 0.5, 0, 255).astype(np.uint8)
     quality = own["jpeg"] or common["jpeg"]
     if quality:
-        image = cv2.imdecode(cv2.imencode(".jpg", image, [cv2.IMWRITE_JPEG_QUALITY, quality])[1], cv2.IMREAD_COLOR)
+        coded = cv2.imencode(".jpg", image, [cv2.IMWRITE_JPEG_QUALITY, quality])[1]
+        image = np.asarray(cv2.imdecode(coded, cv2.IMREAD_COLOR))
     return image

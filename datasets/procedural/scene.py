@@ -59,7 +59,7 @@ class Surface:
 
     def slopes(self, u: Tensor, y: Tensor) -> tuple[Tensor | float, Tensor | float]:
         """Derivatives of d along u and along y (plain numbers on a plane)."""
-        along = list(self.slope)
+        along: list[Tensor | float] = list(self.slope)
         if self.bulge:
             for axis, x in enumerate((u, y)):
                 near = (x - self.centre[axis]) / self.radius[axis]
@@ -73,8 +73,8 @@ class Surface:
     def from_right(self, x_right: Tensor, y: Tensor) -> Tensor:
         """The u whose point the right camera sees at column x_right: solves u - d(u, y) = x_right by Newton's method.
 
-        One step is exact on a plane. Elsewhere slopes stay below 0.75 along u, so the function is increasing; on the steepest relief
-        that can be drawn the result is 2 px off after five steps and at the limit of float32 after seven.
+        One step is exact on a plane. Elsewhere slopes stay below 0.75 along u, so the function is increasing; the steepest
+        relief that can be drawn is 2 px off after five steps and at the limit of float32 after seven.
         """
         u = x_right + self.disp
         for _ in range(1 if self.flat else 7):
@@ -175,11 +175,11 @@ def _background(rng: np.random.Generator, height: int, width: int, depth: float,
 
 
 def _floor(rng: np.random.Generator, height: int, width: int, near: float, far: float, textures: int) -> Surface:
-    """A ground plane: disparity grows downwards from its horizon; below it the sheet hides behind the background."""
+    """A ground plane: disparity grows downwards from its horizon; above it the sheet hides behind the background."""
     horizon = rng.uniform(0.2, 0.7) * height
-    slope = (rng.normal(0, 0.03), (near - far) / (height - horizon))
+    slope = (float(rng.normal(0, 0.03)), float((near - far) / (height - horizon)))
     return Surface(
-        "everywhere", (width / 2, horizon), (width, height), 0.0, far, tuple(map(float, slope)),
+        "everywhere", (width / 2, horizon), (width, height), 0.0, far, slope,
         bulge=0.0, ripple=0.0, wave=(0.0, 0.0, 0.0), details=(), **_appearance(rng, textures),
     )  # fmt: skip
 
@@ -198,7 +198,7 @@ def _object(rng: np.random.Generator, height: int, width: int, near: float, far:
     relief = _relief(rng, radius, 0.0 if shape in ("bar", "wire") else 0.5)
     return Surface(
         shape, (float(rng.uniform(-0.05, 1.05) * width), float(rng.uniform(-0.05, 1.05) * height)),
-        tuple(map(float, radius)), float(rng.choice([0.0, np.pi / 2, rng.uniform(0, np.pi)], p=[0.2, 0.2, 0.6])),
+        (float(radius[0]), float(radius[1])), float(rng.choice([0.0, np.pi / 2, rng.uniform(0, np.pi)], p=[0.2, 0.2, 0.6])),
         float(disp), tuple(slope.tolist()), details=tuple(map(float, _shape_details(rng, shape, radius))),
         **relief, **_appearance(rng, textures),
     )  # fmt: skip

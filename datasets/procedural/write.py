@@ -59,6 +59,8 @@ def _make_empty(folder: Path) -> None:
 
 
 def _write_scene(folder: Path, split: str, sequence: str, sample: Sample) -> None:
+    assert sample.occluded is not None and sample.occluded_right is not None
+    assert sample.disp is not None and sample.disp_right is not None
     # Images last: a scene without them is one that the loader does not look for, should the machine die in between.
     contents = {
         ("disparity", "left"): sample.disp,

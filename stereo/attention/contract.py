@@ -9,13 +9,13 @@ side (B,) int: +1 lets query column i see keys j <= i (left looks into the right
 from __future__ import annotations
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
 
-def check_inputs(operator: nn.Module, q: Tensor, k: Tensor, v: Tensor, scope: str, side: Tensor | None) -> None:
-    """Raise ValueError when shapes or scope break the contract."""
-    if scope not in operator.scopes:
-        raise ValueError(f"{type(operator).__name__} got scope {scope!r}, expected one of {operator.scopes}")
+def check_inputs(scopes: tuple[str, ...], q: Tensor, k: Tensor, v: Tensor, scope: str, side: Tensor | None) -> None:
+    """Raise ValueError when shapes break the contract or the scope is none of the operator's."""
+    if scope not in scopes:
+        raise ValueError(f"got scope {scope!r}, expected one of {scopes}")
     if q.dim() != 5 or k.dim() != 5 or k.shape != v.shape:
         raise ValueError(f"expected q (B,H,W,heads,d) and k, v (B,H,Wk,heads,d), got {[tuple(t.shape) for t in (q, k, v)]}")
     if q.shape[:2] != k.shape[:2] or q.shape[3:] != k.shape[3:]:

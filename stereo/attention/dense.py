@@ -24,7 +24,7 @@ class DenseAttention(nn.Module):
         frequencies: Tensor | None = None,
     ) -> Tensor:
         """q (B,H,W,heads,d), k and v (B,H,Wk,heads,d) -> message (B,H,W,heads,d). See stereo.attention.contract."""
-        check_inputs(self, q, k, v, scope, side)
+        check_inputs(self.scopes, q, k, v, scope, side)
         query, key = torch.arange(q.shape[2], device=q.device), torch.arange(k.shape[2], device=q.device)
         if frequencies is not None:
             q, k = rotate(q, query, frequencies), rotate(k, key, frequencies)

@@ -67,13 +67,13 @@ class QuadtreeB(nn.Module):
         frequencies: Tensor | None = None,
     ) -> Tensor:
         """q (B,H,W,heads,d), k and v (B,H,Wk,heads,d) -> message (B,H,W,heads,d). See stereo.attention.contract."""
-        check_inputs(self, q, k, v, scope, side)
+        check_inputs(self.scopes, q, k, v, scope, side)
         levels = effective_levels(self.levels, k.shape[2])
         queries, keys = (self.pyramid(x, levels, self.pool == "mean_max") for x in (q * q.shape[-1] ** -0.5, k))
         values = self.pyramid(v, levels, with_max=False)
         mixture = self.level_weights[:levels].softmax(dim=0)
 
-        message, chosen = None, None
+        message = chosen = None
         for level in reversed(range(levels)):
             q_l, k_l, v_l = queries[level], keys[level], values[level]
             if frequencies is not None:
@@ -84,6 +84,7 @@ class QuadtreeB(nn.Module):
             if level > 0:
                 best = weights.topk(min(self.topk, weights.shape[-1]), dim=-1, sorted=False).indices
                 chosen = candidates.gather(-1, best)
+        assert message is not None  # there is always the finest level
         return message
 
     def _attend_level(self, q: Tensor, k: Tensor, v: Tensor, candidates: Tensor, side: Tensor | None) -> tuple[Tensor, Tensor]:

@@ -62,8 +62,8 @@ class DenseMatching(nn.Module):
         columns = torch.arange(left.shape[2], device=left.device)
         with torch.autocast(left.device.type, enabled=False):
             scores = (q @ k.transpose(-1, -2)).masked_fill(columns > columns[:, None], float("-inf"))
-            bins = (self.dustbin(x.float())[..., 0] for x in (left, right))
-            plan = sinkhorn(scores, *bins, self.iterations)
+            dustbin_left, dustbin_right = (self.dustbin(x.float())[..., 0] for x in (left, right))
+            plan = sinkhorn(scores, dustbin_left, dustbin_right, self.iterations)
         mass = plan[..., :-1, :-1]
         index = columns.expand(mass.shape)
         return Transport(mass, index, plan[..., :-1, -1], plan[..., -1, :-1]), q, k

@@ -98,8 +98,8 @@ class Refine(nn.Module):
         self.residual = nn.Conv2d(channels, 1, 3, padding=1)
         self.mask = nn.Sequential(ConvNormAct(channels, channels), nn.Conv2d(channels, 9 * STRIDE**2, 1))
         self.doubt = nn.Sequential(ConvNormAct(channels, channels), nn.Conv2d(channels, 2 * STRIDE**2, 1))
-        nn.init.zeros_(self.residual.weight)
-        nn.init.zeros_(self.residual.bias)
+        for parameter in self.residual.parameters():
+            nn.init.zeros_(parameter)
 
     def forward(
         self, disp: Tensor, window_mass: Tensor, transport: Transport, features: Tensor, tokens: Tensor, q: Tensor, k: Tensor

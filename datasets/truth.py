@@ -1,0 +1,45 @@
+"""Ground-truth files as every reader here needs them: of the image's size, of the right sign, with masks kept apart."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+
+from stereo.image_io import read_disparity, read_image
+from stereo.types import InputError
+
+
+def wxh(shape: tuple[int, ...]) -> str:
+    """"741x497" for an array of shape (497, 741, ...)."""
+    return f"{shape[1]}x{shape[0]}"
+
+
+def read_truth(path: Path, size: tuple[int, ...]) -> tuple[np.ndarray, np.ndarray]:
+    """``disp`` (H, W) float32 px, 0 where unknown, and ``valid`` (H, W) bool, of an image of ``size`` (H, W).
+
+    Raises InputError for a damaged file, another size, or a negative disparity.
+    """
+    disp, valid = read_disparity(path)
+    _check_size(path, disp, size)
+    if disp.min() < 0:
+        raise InputError(f"'{path}' holds {disp.min():.4g} px; expected x_right = x_left - disp, so disp >= 0: flip the sign")
+    return disp, valid
+
+
+def read_mask(path: Path, size: tuple[int, ...]) -> np.ndarray:
+    """(H, W) bool, True = occluded, from a picture whose 255 means occluded and whose 0 means visible.
+
+    Raises InputError for a damaged file, another size, or a third value (Middlebury's masks have 128, and mean the opposite).
+    """
+    mask = read_image(path)[..., 0]
+    _check_size(path, mask, size)
+    other = np.setdiff1d(mask, (0, 255))
+    if other.size:
+        raise InputError(f"'{path}' holds the value {other[0]}; expected only 0 (visible) and 255 (occluded)")
+    return mask == 255
+
+
+def _check_size(path: Path, array: np.ndarray, size: tuple[int, ...]) -> None:
+    if array.shape != size:
+        raise InputError(f"'{path}' is {wxh(array.shape)}, its image is {wxh(size)}; expected equal sizes")

@@ -1,0 +1,281 @@
+"""FlyingThings3D on a fake tree with its traps, a genuine file, and the writer of generated scenes, which it reads back."""
+
+from __future__ import annotations
+
+import shutil
+from pathlib import Path
+
+import cv2
+import numpy as np
+import pytest
+
+from datasets.pairs import PairsDataset
+from datasets.procedural import write
+from datasets.procedural.dataset import GeneratedDataset
+from datasets.procedural.write import write_dataset
+from datasets.sceneflow import FlyingThings3D
+from stereo.image_io import write_image, write_pfm
+from stereo.types import InputError
+
+SHARED = Path(__file__).resolve().parents[2] / "shared"
+GENUINE = SHARED / "layouts" / "sceneflow"
+COPY = SHARED / "data" / "flyingthings3d" / "TEST_A_0000_0006"
+H, W = 4, 6
+FRAMES = ("TEST/A/0000/0006", "TEST/A/0000/0007", "TEST/C/0002/0006", "TRAIN/B/0001/0015")
+
+
+def write_frame(root: Path, frame: str, number: int, images: str = "frames_cleanpass") -> None:
+    """Left image 10 + number, right image 20 + number, left disparity number with one unknown pixel of each kind."""
+    sequence, _, name = frame.rpartition("/")
+    for view, value in (("left", 10 + number), ("right", 20 + number)):
+        folder = root / images / sequence / view
+        folder.mkdir(parents=True, exist_ok=True)
+        write_image(folder / f"{name}.png", np.full((H, W, 3), value, np.uint8))
+    disp = np.full((H, W), number, np.float32)
+    disp[0, :3] = (np.nan, np.inf, -np.inf)
+    write_map(root, "disparity", frame, "left", disp)
+
+
+def write_map(root: Path, kind: str, frame: str, view: str, values: np.ndarray) -> None:
+    sequence, _, name = frame.rpartition("/")
+    folder = root / kind / sequence / view
+    folder.mkdir(parents=True, exist_ok=True)
+    if kind == "disparity":
+        write_pfm(folder / f"{name}.pfm", values)
+    else:
+        write_image(folder / f"{name}.png", values)
+
+
+@pytest.fixture
+def root(tmp_path: Path) -> Path:
+    """The word "left" stands in folders above the data, where replacing it by "right" would lead nowhere."""
+    root = tmp_path / "left" / "leftovers" / "FlyingThings3D"
+    for number, frame in enumerate(FRAMES):
+        write_frame(root, frame, number)
+    (root / "frames_cleanpass" / "TEST" / "A" / "0000" / "left" / "._0006.png").write_bytes(b"what macOS leaves behind")
+    (root / "README").write_text("not data")
+    return root
+
+
+def files(folder: Path) -> list[Path]:
+    return [path for path in folder.rglob("*") if path.is_file()]
+
+
+# ---------------------------------------------------------------------------------------------------------------------
+# Reading
+
+
+def test_names_and_splits(root: Path):
+    assert FlyingThings3D(root).names == tuple(f"flyingthings3d/{frame}" for frame in FRAMES)
+    assert FlyingThings3D(root, "TEST").names == tuple(f"flyingthings3d/{frame}" for frame in FRAMES[:3])
+    assert FlyingThings3D(str(root), split="TRAIN").names == (f"flyingthings3d/{FRAMES[3]}",)
+    assert FlyingThings3D(root.parent).names == FlyingThings3D(root).names
+
+
+def test_is_a_sequence(root: Path):
+    dataset = FlyingThings3D(root)
+    assert len(dataset) == 4
+    assert [sample.name for sample in dataset] == list(dataset.names)
+    with pytest.raises(IndexError):
+        dataset[4]
+
+
+def test_every_part_comes_from_its_own_frame(root: Path):
+    for number, sample in enumerate(FlyingThings3D(root)):
+        assert (sample.left == 10 + number).all()
+        assert (sample.right == 20 + number).all()
+        assert (sample.disp[sample.valid] == number).all()
+        assert sample.valid[0].tolist() == [False] * 3 + [True] * 3
+        assert sample.valid[1:].all()
+        assert (sample.disp[~sample.valid] == 0).all()
+        assert sample.disp.dtype == np.float32
+        assert sample.occluded is sample.disp_right is sample.valid_right is sample.occluded_right is None
+
+
+def test_options_are_read_where_they_are_there(root: Path):
+    frame = FRAMES[1]
+    disp_right = np.full((H, W), 2.5, np.float32)
+    disp_right[3, 3] = np.inf
+    write_map(root, "disparity", frame, "right", disp_right)
+    for view, column in (("left", 1), ("right", 4)):
+        mask = np.zeros((H, W), np.uint8)
+        mask[:, column] = 255
+        write_map(root, "occlusion", frame, view, mask)
+    other, sample, *_ = FlyingThings3D(root)
+    assert np.flatnonzero(~sample.valid_right).tolist() == [3 * W + 3]
+    assert (sample.disp_right[sample.valid_right] == 2.5).all()
+    assert sample.occluded.sum(axis=0).tolist() == [0, H, 0, 0, 0, 0]
+    assert sample.occluded_right.sum(axis=0).tolist() == [0, 0, 0, 0, H, 0]
+    assert other.occluded is other.disp_right is None
+
+
+def test_the_pass_that_is_there(root: Path):
+    for number, frame in enumerate(FRAMES):
+        write_frame(root, frame, number + 100, "frames_finalpass")
+    assert (FlyingThings3D(root)[0].left == 10).all()
+    assert (FlyingThings3D(root, images="frames_finalpass")[0].left == 110).all()
+    shutil.rmtree(root / "frames_cleanpass")
+    assert (FlyingThings3D(root)[0].left == 110).all()
+    with pytest.raises(InputError, match=r"no frame found; looked for .*frames_cleanpass"):
+        FlyingThings3D(root, images="frames_cleanpass")
+
+
+def test_alpha_is_dropped(root: Path):
+    rgba = np.zeros((H, W, 4), np.uint8)
+    rgba[...] = (30, 20, 10, 0)  # BGRA, fully transparent
+    path = root / "frames_cleanpass" / "TEST" / "A" / "0000" / "left" / "0006.png"
+    path.write_bytes(cv2.imencode(".png", rgba)[1].tobytes())
+    sample = FlyingThings3D(root)[0]
+    assert sample.left.shape == (H, W, 3)
+    assert (sample.left == (10, 20, 30)).all()
+
+
+def test_nothing_found_says_what_was_looked_for(root: Path, tmp_path: Path):
+    for folder in (tmp_path, tmp_path / "absent"):
+        with pytest.raises(InputError, match=r"no FlyingThings3D found; looked for '.*frames_cleanpass.*/NNNN/left/FFFF.png'"):
+            FlyingThings3D(folder)
+    shutil.rmtree(root / "frames_cleanpass" / "TRAIN")
+    with pytest.raises(InputError, match=r"no frame found; looked for '.*frames_cleanpass/TRAIN/\{A,B,C\}/NNNN/"):
+        FlyingThings3D(root, "TRAIN")
+    shutil.rmtree(root / "frames_cleanpass" / "TEST")
+    with pytest.raises(InputError, match=r"no frame found; looked for '.*frames_cleanpass/\{TEST,TRAIN\}/"):
+        FlyingThings3D(root)
+
+
+@pytest.mark.parametrize(
+    "name",
+    [
+        "frames_cleanpass/TEST/A/0000/left/0007.png",
+        "frames_cleanpass/TEST/A/0000/right/0007.png",
+        "disparity/TEST/A/0000/left/0007.pfm",
+    ],
+)
+def test_missing_partner(root: Path, name: str):
+    (root / name).unlink()
+    with pytest.raises(InputError, match=f"{name}' is missing; frame TEST/A/0000/0007 needs"):
+        FlyingThings3D(root)
+
+
+def test_unknown_choices(root: Path):
+    with pytest.raises(InputError, match="unknown split 'TESTS' of FlyingThings3D: expected one of TEST, TRAIN"):
+        FlyingThings3D(root, "TESTS")
+    with pytest.raises(InputError, match="unknown images 'cleanpass' of FlyingThings3D: expected one of frames_cleanpass"):
+        FlyingThings3D(root, images="cleanpass")
+
+
+@pytest.mark.parametrize("kind", ["right image", "disparity left", "disparity right", "occlusion left", "occlusion right"])
+def test_unequal_sizes(root: Path, kind: str):
+    if kind == "right image":
+        write_image(root / "frames_cleanpass" / "TEST" / "A" / "0000" / "right" / "0006.png", np.zeros((H, W + 1, 3), np.uint8))
+    else:
+        name, view = kind.split()
+        write_map(root, name, FRAMES[0], view, np.zeros((H, W + 1), np.float32 if name == "disparity" else np.uint8))
+    with pytest.raises(InputError, match=rf"is {W + 1}x{H}.*equal sizes"):
+        FlyingThings3D(root)[0]
+
+
+def test_values_of_another_convention(root: Path):
+    write_map(root, "occlusion", FRAMES[0], "right", np.full((H, W), 1, np.uint8))
+    with pytest.raises(InputError, match=r"0006.png' holds the value 1; expected only 0 .* and 255"):
+        FlyingThings3D(root)[0]
+    write_map(root, "disparity", FRAMES[1], "right", np.full((H, W), -3, np.float32))
+    with pytest.raises(InputError, match=r"holds -3 px; .*flip the sign"):
+        FlyingThings3D(root)[1]
+
+
+@pytest.mark.skipif(not (GENUINE.is_dir() and COPY.is_dir()), reason=f"{SHARED} is absent: it holds a genuine frame")
+def test_a_genuine_frame():
+    dataset = FlyingThings3D(GENUINE)
+    assert dataset.names == ("flyingthings3d/TEST/A/0000/0006",)
+    sample, copy = dataset[0], PairsDataset(COPY)[0]
+    for name in ("left", "right", "disp", "valid"):
+        assert (getattr(sample, name) == getattr(copy, name)).all(), name
+    assert sample.left.shape == (540, 960, 3)
+    assert sample.valid.all()
+    assert sample.disp.max() == pytest.approx(99.3913, abs=1e-4)  # from its meta.json, as the next two
+    assert sample.disp.min() == pytest.approx(1.17452, abs=1e-5)
+    assert np.median(sample.disp) == pytest.approx(21.9918, abs=1e-4)
+    assert sample.occluded is sample.disp_right is None
+    with pytest.raises(InputError, match=r"looked for .*TRAIN"):
+        FlyingThings3D(GENUINE, "TRAIN")
+
+
+# ---------------------------------------------------------------------------------------------------------------------
+# Writing
+
+
+def test_written_scenes_read_back_as_they_were_rendered(tmp_path: Path, capsys: pytest.CaptureFixture[str]):
+    folder = tmp_path / "new" / "FlyingThings3D"
+    write_dataset(folder, scenes=2, seed=7, height=40, width=64, split="TEST", progress=False)
+    assert capsys.readouterr() == ("", "")
+    for dataset in (FlyingThings3D(folder), FlyingThings3D(folder.parent, "TEST")):
+        assert dataset.names == ("flyingthings3d/TEST/A/0000/0006", "flyingthings3d/TEST/A/0001/0006")
+        for read, rendered in zip(dataset, GeneratedDataset(7, 2, 40, 64), strict=False):
+            for name in ("left", "right", "disp", "valid", "occluded", "disp_right", "valid_right", "occluded_right"):
+                given, wanted = getattr(read, name), getattr(rendered, name)
+                assert given.dtype == wanted.dtype, name
+                assert (given == wanted).all(), name
+    assert len(files(folder)) == 2 * 6
+
+
+def test_progress_goes_to_stderr_and_train_is_the_default(tmp_path: Path, capsys: pytest.CaptureFixture[str]):
+    write_dataset(tmp_path, scenes=1, seed=0, height=32, width=32)
+    output = capsys.readouterr()
+    assert output.out == ""
+    assert "1/1" in output.err
+    assert FlyingThings3D(tmp_path, "TRAIN").names == ("flyingthings3d/TRAIN/A/0000/0006",)
+
+
+def test_sequences_go_on_from_letter_to_letter(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+    monkeypatch.setattr(write, "PER_LETTER", 2)
+    write_dataset(tmp_path, scenes=3, seed=0, height=32, width=32, progress=False)
+    assert [name[-11:] for name in FlyingThings3D(tmp_path).names] == ["A/0000/0006", "A/0001/0006", "B/0000/0006"]
+
+
+def test_only_an_empty_folder_will_do(tmp_path: Path):
+    (tmp_path / "notes.txt").write_text("mine")
+    with pytest.raises(InputError, match=r"is not empty \(it holds 'notes.txt'\); choose a new one or empty it first"):
+        write_dataset(tmp_path, 1, 0, 32, 32, progress=False)
+    with pytest.raises(InputError, match=r"cannot write to the folder '.*notes.txt'"):
+        write_dataset(tmp_path / "notes.txt", 1, 0, 32, 32, progress=False)
+    assert [path.name for path in files(tmp_path)] == ["notes.txt"]
+
+
+@pytest.mark.parametrize(
+    ("given", "text"),
+    [
+        ({"split": "VAL"}, "unknown split 'VAL': expected one of TEST, TRAIN"),
+        ({"scenes": 30_001}, "got 30001 scenes, the layout has room for 30000"),
+        ({"scenes": 0}, "got 0 scenes"),
+        ({"height": 8}, "expected at least 1 scene of at least 32x32 px"),
+        ({"seed": -1}, "got seed -1"),
+    ],
+)
+def test_refuses_before_it_makes_a_folder(tmp_path: Path, given: dict, text: str):
+    with pytest.raises(InputError, match=text):
+        write_dataset(tmp_path / "new", **{"scenes": 1, "seed": 0, "height": 32, "width": 32} | given)
+    assert not (tmp_path / "new").exists()
+
+
+@pytest.mark.parametrize("last", [1, 2, 3, 4, 5, 6])
+def test_an_interrupted_run_leaves_whole_scenes_only(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, last: int):
+    """Ctrl-C in the middle of each of the second scene's six files."""
+    written = []
+
+    def interrupted(original):
+        def write_one(path: Path, array: np.ndarray) -> None:
+            written.append(path)
+            if len(written) == 6 + last:
+                raise KeyboardInterrupt
+            original(path, array)
+
+        return write_one
+
+    monkeypatch.setattr(write, "write_image", interrupted(write_image))
+    monkeypatch.setattr(write, "write_pfm", interrupted(write_pfm))
+    with pytest.raises(KeyboardInterrupt):
+        write_dataset(tmp_path, scenes=3, seed=0, height=32, width=32, progress=False)
+    assert len(files(tmp_path)) == 6
+    dataset = FlyingThings3D(tmp_path)
+    assert len(dataset) == 1
+    assert (dataset[0].left == GeneratedDataset(0, 1, 32, 32)[0].left).all()
