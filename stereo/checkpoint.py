@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
-import pickle
+import re
 from pathlib import Path
 from typing import Any
 
@@ -24,13 +24,19 @@ WEIGHTS_DIR = Path(__file__).parent / "weights"
 
 
 def save_weights(model: StereoModel, folder: Path, name: str, card: dict[str, Any] | None = None) -> Path:
-    """Write ``folder/name-<first 8 hex digits of its sha256>.safetensors`` and return the path. Card: provenance, as JSON."""
+    """Write ``folder/name-<first 8 hex digits of its sha256>.safetensors`` and return the path.
+
+    card: where the weights come from; written beside them as ``.card.json``. Equal weights give an equal name.
+    """
     tensors = {key: value.detach().cpu().contiguous() for key, value in model.state_dict().items()}
-    metadata = {"config": json.dumps(to_dict(model.config)), "version": __version__, "card": json.dumps(card or {})}
-    data = serialise(tensors, metadata)
+    # One metadata key only: safetensors writes several in a random order, and the name would change with it.
+    data = serialise(tensors, {"config": json.dumps(to_dict(model.config))})
     path = Path(folder) / f"{name}-{hashlib.sha256(data).hexdigest()[:8]}.safetensors"
     with atomic_write(path) as temporary:
         temporary.write_bytes(data)
+    with atomic_write(path.with_suffix(".card.json")) as temporary:
+        facts = {"weights": path.name, "version": __version__} | (card or {})
+        temporary.write_text(json.dumps(facts, indent=1) + "\n", encoding="utf-8")
     return path
 
 
@@ -49,7 +55,10 @@ def load_model(weights: str | Path | None = None, device: str | torch.device | N
     Raises InputError for a missing or damaged file, weights that do not match their config, or an unavailable device.
     """
     path = default_weights() if weights is None else Path(weights)
-    device = torch.device(device or ("cuda" if torch.cuda.is_available() else "cpu"))
+    try:
+        device = torch.device(device or ("cuda" if torch.cuda.is_available() else "cpu"))
+    except RuntimeError:
+        raise InputError(f"got device '{device}', expected cpu, cuda or cuda:N") from None
     if device.type == "cuda" and not torch.cuda.is_available():
         raise InputError(f"got device '{device}', but PyTorch sees no CUDA GPU here; use --device cpu")
     if not path.is_file():
@@ -65,16 +74,26 @@ def _read_safetensors(path: Path) -> tuple[ModelConfig, dict[str, torch.Tensor]]
         with safe_open(path, framework="pt") as file:
             metadata = file.metadata() or {}
             tensors = {key: file.get_tensor(key) for key in file.keys()}  # noqa: SIM118 - not a mapping
+        digits = re.fullmatch(r".*-([0-9a-f]{8})", path.stem)
+        if digits and digits[1] != hashlib.sha256(path.read_bytes()).hexdigest()[:8]:
+            raise InputError(f"weights '{path}' are damaged: their sha256 does not begin with {digits[1]}; copy them again")
     except (SafetensorError, OSError) as error:
         raise InputError(f"weights '{path}' cannot be read ({error}); expected a .safetensors file of this program") from None
     if "config" not in metadata:
         raise InputError(f"weights '{path}' hold no config; expected a file written by this program (see 'convert' for others)")
-    return from_dict(ModelConfig, json.loads(metadata["config"]), f"config inside '{path}'"), tensors
+    try:
+        config = json.loads(metadata["config"])
+    except json.JSONDecodeError as error:
+        raise InputError(f"weights '{path}': the config inside is not JSON ({error})") from None
+    return from_dict(ModelConfig, config, f"config inside '{path}'"), tensors
 
 
 def _read_state(path: Path) -> tuple[ModelConfig, dict[str, torch.Tensor]]:
     state = load_state(path)
-    return from_dict(ModelConfig, state["recipe"]["model"], f"config inside '{path}'"), state["model"]
+    recipe, tensors = state["recipe"], state["model"]
+    if not isinstance(recipe, dict) or not isinstance(tensors, dict) or not all(map(torch.is_tensor, tensors.values())):
+        raise InputError(f"'{path}' is not a checkpoint of a training run of this program")
+    return from_dict(ModelConfig, recipe.get("model"), f"config inside '{path}'"), tensors
 
 
 def _load_strictly(model: nn.Module, tensors: dict[str, torch.Tensor], path: Path) -> None:
@@ -102,8 +121,9 @@ def load_state(path: Path) -> dict[str, Any]:
         state = torch.load(path, map_location="cpu", weights_only=True)
     except FileNotFoundError:
         raise InputError(f"checkpoint '{path}' does not exist") from None
-    except (OSError, RuntimeError, EOFError, pickle.UnpicklingError, ValueError) as error:
-        raise InputError(f"checkpoint '{path}' cannot be read ({str(error).splitlines()[0]})") from None
+    except Exception as error:  # a damaged pickle makes torch.load raise nearly anything
+        reason = (str(error).splitlines() or [type(error).__name__])[0]
+        raise InputError(f"checkpoint '{path}' cannot be read ({reason}); it is damaged or not a checkpoint") from None
     if not isinstance(state, dict) or not {"recipe", "model", "step"} <= state.keys():
         raise InputError(f"'{path}' is not a checkpoint of a training run of this program")
     return state

@@ -103,8 +103,6 @@ def near_matches(given: str, allowed: typing.Iterable[str]) -> str:
 
 def _convert(value: Any, kind: Any, where: str) -> Any:
     if is_dataclass(kind):
-        if not isinstance(value, dict):
-            raise InputError(f"{where}: got {value!r}, expected a table of settings")
         return from_dict(kind, value, where)
     origin = typing.get_origin(kind)
     if origin is tuple:
@@ -127,6 +125,8 @@ def from_dict(cls: Any, values: dict[str, Any], where: str = "") -> Any:
 
     Raises InputError for an unknown key (naming the near matches) or a value of the wrong type.
     """
+    if not isinstance(values, dict):
+        raise InputError(f"{where}: got {values!r}, expected a table of settings")
     kinds = typing.get_type_hints(cls)
     names = [f.name for f in fields(cls)]
     for key in values:

@@ -13,7 +13,7 @@ from stereo.types import Batch, Prediction, Transport
 def response_at(transport: Transport, target: Tensor) -> Tensor:
     """Probability of a match at a fractional right-token column, linear between the two neighbours (SPEC 1.11).
 
-    target (B, h, w) in right tokens -> (B, h, w). A perfect match at the target gives exactly 1, at any width and stride.
+    target (B, h, w) in right tokens -> (B, h, w). All mass at a whole target gives exactly 1, at any width and stride.
     """
     nearness = (1 - (transport.index - target[..., None]).abs()).clamp(min=0)
     return (transport.mass * nearness).sum(dim=-1)
@@ -46,7 +46,7 @@ def stereo_loss(prediction: Prediction, batch: Batch, config: LossConfig) -> dic
     """
     assert prediction.transport is not None  # the network always hands it out
     height, width = prediction.disp_coarse.shape[-2:]
-    stride = batch.disp.shape[-1] // width
+    stride = round(batch.disp.shape[-1] / width)
     centre = slice(stride // 2, None, stride)
     disp, valid, occluded, occluded_right = (
         x[:, centre, centre][:, :height, :width] for x in (batch.disp, batch.valid, batch.occluded, batch.occluded_right)

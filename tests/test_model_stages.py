@@ -11,7 +11,7 @@ import torch
 from torch import Tensor
 
 from stereo.model.backbone import STRIDE
-from stereo.model.matching import FLOOR, DenseMatching, sinkhorn, window_disparity
+from stereo.model.matching import DenseMatching, sinkhorn, window_disparity
 from stereo.model.refine import DILATIONS, SEARCH, contrasts, convex_upsample, local_scores, neighbours, propagate
 
 ORACLE = Path(__file__).resolve().parents[2] / "shared" / "oracles" / "ot_sinkhorn.npz"
@@ -43,20 +43,14 @@ def log_sinkhorn(scores: Tensor, dustbin_left: Tensor, dustbin_right: Tensor, it
     return (extended + u[..., :, None] + v[..., None, :]).exp()
 
 
-def largest_span(scores: Tensor) -> float:
-    """Nats between the best and the worst allowed score of a row, its dustbin (0) included; the worst row counts."""
-    with_bin = torch.cat([scores, torch.zeros_like(scores[..., :1])], dim=-1)
-    return float((with_bin.amax(-1) - with_bin.masked_fill(with_bin == NEG_INF, float("inf")).amin(-1)).max())
-
-
 # ---------------------------------------------------------------------------------------------------------------------
 # Optimal transport
 
 
 @pytest.mark.parametrize("one_sided", [False, True])
-@pytest.mark.parametrize("width", [1, 2, 50, 160])
-def test_sinkhorn_equals_the_log_domain(width: int, one_sided: bool):
-    given = random_scores(width, 5.0, one_sided)
+@pytest.mark.parametrize(("width", "std"), [(1, 5.0), (2, 5.0), (50, 5.0), (160, 5.0), (160, 20.0)])
+def test_sinkhorn_equals_the_log_domain(width: int, std: float, one_sided: bool):
+    given = random_scores(width, std, one_sided)
     plan = sinkhorn(*given, 10)
     # float32 against float64: measured 7e-7 for probabilities; the corner, of mass near ``width``, is compared relatively
     torch.testing.assert_close(plan.double(), log_sinkhorn(*given, 10), atol=1e-4, rtol=1e-4)
@@ -69,11 +63,7 @@ def test_sinkhorn_equals_the_log_domain(width: int, one_sided: bool):
 
 @pytest.mark.parametrize("case", "abcdef")
 def test_sinkhorn_equals_the_public_code(case: str):
-    """Our dustbin is a score per token with the corner fixed at 0; a common score phi is the same after subtracting it.
-
-    Case f spans 113 nats, beyond FLOOR, where scores are cut and the plan is another one: only what holds anyway is checked.
-    Case d (45 nats) passes the floor, too, but where it does not show.
-    """
+    """Our dustbin is a score per token with the corner fixed at 0; a common score phi is the same after subtracting it."""
     if not ORACLE.is_file():
         pytest.skip("../shared/oracles is absent")
     with np.load(ORACLE) as oracle:
@@ -83,11 +73,8 @@ def test_sinkhorn_equals_the_public_code(case: str):
     plan = sinkhorn(scores, bins, bins, int(iterations))
     assert (plan[..., :-1, :].sum(-1) - 1).abs().max() < 1e-5
     assert plan[..., :-1, :-1][scores == NEG_INF].eq(0).all()
-    if case == "f":
-        assert largest_span(scores) > 2 * FLOOR
-    else:
-        # the README's 1e-5 for values up to the width of at most 33
-        np.testing.assert_allclose(plan.numpy(), expected, atol=1e-5, rtol=1e-6)
+    # the README's 1e-5 for values up to the width of at most 33
+    np.testing.assert_allclose(plan.numpy(), expected, atol=1e-5, rtol=1e-6)
 
 
 @pytest.mark.parametrize("one_sided", [False, True])
@@ -103,16 +90,7 @@ def test_gradients_of_sinkhorn_equal_the_log_domain(one_sided: bool):
 
 
 @pytest.mark.parametrize("one_sided", [False, True])
-@pytest.mark.parametrize(
-    "std",
-    [
-        8.0,
-        pytest.param(
-            30.0,
-            marks=pytest.mark.xfail(strict=True, reason="x -> 1 / x has gradient 1 / x^2, which overflows below e^-44 of mass"),
-        ),
-    ],
-)
+@pytest.mark.parametrize("std", [8.0, 30.0])
 def test_gradients_of_wide_scores_are_finite(std: float, one_sided: bool):
     given = [x.requires_grad_() for x in random_scores(60, std, one_sided)]
     plan = sinkhorn(*given, 4)

@@ -52,31 +52,35 @@ def fit(
     first = _restore(path, recipe, model, optimizer) if resume else 0
 
     numbers: dict[str, float] = {}
-    writer = SummaryWriter(str(run_dir), purge_step=first)
-    bar = tqdm(batches(first, train.steps), total=train.steps, initial=first, disable=not progress, unit="step")
-    ended = time.perf_counter()
-    for step, batch in enumerate(bar, start=first):
-        waited = time.perf_counter() - ended
-        batch = batch.to(device)
-        for group in optimizer.param_groups:
-            group["lr"] = train.learning_rate * warmup_cosine(step, train.steps, train.warmup_steps)
-        prediction, terms, norm = _step(model, optimizer, batch, recipe, step)
-        epe = visible_epe(prediction, batch)
+    done = first
+    with SummaryWriter(str(run_dir), purge_step=first) as writer:
+        bar = tqdm(batches(first, train.steps), total=train.steps, initial=first, disable=not progress, unit="step")
         ended = time.perf_counter()
-        if step % train.log_every == 0:
-            bar.set_postfix(loss=f"{terms['total']:.3f}", epe=f"{epe:.2f}px")
-            scalars = {f"loss/{k}": v for k, v in terms.items()} | {"epe_visible_px": epe, "gradient_norm": norm}
-            scalars |= {"learning_rate": optimizer.param_groups[0]["lr"], "data_wait_s": waited}
-            for name, value in scalars.items():
-                writer.add_scalar(f"train/{name}", value, step)
-        if step % train.image_every == 0:
-            writer.add_image("train/pair", _figure(batch, prediction), step, dataformats="HWC")
-        done = step + 1
-        if done % train.checkpoint_every == 0 or done == train.steps:
-            save_state(path, _state(recipe, model, optimizer, done))
-        if validate and (done == train.steps or (train.validate_every and done % train.validate_every == 0)):
+        for step, batch in enumerate(bar, start=first):
+            waited = time.perf_counter() - ended
+            batch = batch.to(device)
+            for group in optimizer.param_groups:
+                group["lr"] = train.learning_rate * warmup_cosine(step, train.steps, train.warmup_steps)
+            prediction, terms, norm = _step(model, optimizer, batch, recipe, step)
+            epe = visible_epe(prediction, batch)
+            ended = time.perf_counter()
+            if step % train.log_every == 0:
+                bar.set_postfix(loss=f"{terms['total']:.3f}", epe=f"{epe:.2f}px")
+                scalars = {f"loss/{k}": v for k, v in terms.items()} | {"epe_visible_px": epe, "gradient_norm": norm}
+                scalars |= {"learning_rate": optimizer.param_groups[0]["lr"], "data_wait_s": waited}
+                for name, value in scalars.items():
+                    writer.add_scalar(f"train/{name}", value, step)
+            if step % train.image_every == 0:
+                writer.add_image("train/pair", _figure(batch, prediction), step, dataformats="HWC")
+            done = step + 1
+            if done % train.checkpoint_every == 0 or done == train.steps:
+                save_state(path, _state(recipe, model, optimizer, done))
+            if validate and train.validate_every and done % train.validate_every == 0 and done < train.steps:
+                _validate(model, validate, writer, done)
+        if done < train.steps:
+            raise InputError(f"the data ended after {done} of {train.steps} steps; lower train.steps or give more data")
+        if validate:
             numbers = _validate(model, validate, writer, done)
-    writer.close()
     return numbers
 
 
@@ -141,5 +145,7 @@ def _restore(path: Path, recipe: Recipe, model, optimizer) -> int:
         raise InputError(f"checkpoint '{path}' was trained with another [model] section; start a new run folder")
     model.load_state_dict(state["model"])
     optimizer.load_state_dict(state["optimizer"])
+    for group in optimizer.param_groups:  # what the recipe says now, not what it said when the run began
+        group["weight_decay"] = recipe.train.weight_decay
     torch.set_rng_state(state["random"])
     return state["step"]

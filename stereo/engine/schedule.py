@@ -6,7 +6,7 @@ import math
 
 
 def warmup_cosine(step: int, total: int, warmup: int, floor: float = 0.01) -> float:
-    """Factor on the peak rate: linear from 0 over ``warmup`` steps, then half a cosine down to ``floor`` at ``total``."""
+    """Factor on the peak rate: linear over ``warmup`` steps, then half a cosine down to ``floor`` at ``total``."""
     if step < warmup:
         return (step + 1) / (warmup + 1)
     progress = (step - warmup) / max(total - warmup, 1)

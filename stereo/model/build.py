@@ -20,6 +20,10 @@ def build_model(config: ModelConfig | str = "small", kernel: str = "auto") -> St
     if isinstance(config, str):
         config = preset(config)
     c = config
+    sizes = ("channels", "stem_channels", "context_channels", "layers", "heads", "levels", "topk", "expansion")
+    for name in (*sizes, "sinkhorn_iterations"):
+        if getattr(c, name) < 1:
+            raise InputError(f"got {name} {getattr(c, name)}, expected at least 1")
     if c.channels % (4 * c.heads):
         raise InputError(f"got {c.channels} channels for {c.heads} heads, expected a multiple of 4 channels per head")
 

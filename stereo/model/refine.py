@@ -42,7 +42,7 @@ def propagate(disp: Tensor, confidence: Tensor, logits: Tensor) -> tuple[Tensor,
 
 
 def local_scores(q: Tensor, k: Tensor, disp: Tensor, kernel: str) -> Tensor:
-    """Match scores at disparities disp - SEARCH .. disp + SEARCH, linear between tokens -> (B, h, w, 2 * SEARCH + 1).
+    """Match scores at disparities disp + SEARCH .. disp - SEARCH, linear between tokens -> (B, h, w, 2 * SEARCH + 1).
 
     q, k (B, h, w, C) as the match projects them; disp (B, h, w) tokens. Log-softmax over the window, cut at -8 and scaled
     to about [-1, 0], so that it reads the same whatever the temperature of the match.
