@@ -120,7 +120,7 @@ def _convert(value: Any, kind: Any, where: str) -> Any:
     return value
 
 
-def from_dict(cls: Any, values: dict[str, Any], where: str = "") -> Any:
+def from_dict(cls: Any, values: Any, where: str = "") -> Any:
     """Build a config dataclass from plain values.
 
     Raises InputError for an unknown key (naming the near matches) or a value of the wrong type.

@@ -14,7 +14,7 @@ import torch
 from torch import Tensor, nn
 
 from stereo.attention import ATTENTION, build_attention
-from stereo.attention.rotary import rotary_frequencies, rotate
+from stereo.attention.position import Rotary, rotary_frequencies
 from stereo.kernels import BACKENDS
 from stereo.types import InputError
 
@@ -203,7 +203,7 @@ def test_quadtree_rotates_every_node_about_its_centre(side: int | None) -> None:
     frequencies = rotary_frequencies(8)
     operator = build_attention("quadtree_b", levels=3, topk=2, pool="mean").double()
     operator.level_weights.data = torch.tensor(LEVEL_WEIGHTS[:3], dtype=torch.float64)
-    message = operator(q, k, v, side=None if side is None else side_of(side), frequencies=frequencies)[0].detach()
+    message = operator(q, k, v, side=None if side is None else side_of(side), position=Rotary(frequencies))[0].detach()
     options = {"levels": 3, "topk": 2, "pool": "mean", "level_weights": LEVEL_WEIGHTS, "side": side or 0}
     grids = [x[0].numpy() for x in (q, k, v)]
     expected = quadtree_by_hand(*grids, **options, frequencies=frequencies.tolist())
@@ -376,7 +376,7 @@ def test_dense_is_full_attention_along_the_row(width: int, side: int) -> None:
 def test_quadtree_that_keeps_everything_equals_dense(width: int, pool: str, side: int | None, rotary: bool) -> None:
     """With the level weights on the finest level. Rotary included: a finest node is a token, so its centre is its column."""
     q, k, v = make_inputs(3, width)
-    options = {"side": None if side is None else side_of(side), "frequencies": rotary_frequencies(8) if rotary else None}
+    options = {"side": None if side is None else side_of(side), "position": Rotary(rotary_frequencies(8)) if rotary else None}
     tree = only_level(build_attention("quadtree_b", levels=4, topk=EVERYTHING, pool=pool), 0)
     torch.testing.assert_close(tree(q, k, v, **options), build_attention("dense")(q, k, v, **options), **EXACT)
 
@@ -497,7 +497,7 @@ def test_rotated_products_depend_on_column_differences_only() -> None:
     def products(query_shift: int, key_shift: int) -> Tensor:
         """(20, 20): the same content at every column, so that only the columns can make a difference."""
         columns = torch.arange(20)
-        queries, keys = rotate(q, columns + query_shift, frequencies), rotate(k, columns + key_shift, frequencies)
+        queries, keys = Rotary(frequencies).encode(q, columns + query_shift), Rotary(frequencies).encode(k, columns + key_shift)
         return queries[0, 0, :, 0] @ keys[0, 0, :, 0].T
 
     base = products(0, 0)
@@ -511,7 +511,7 @@ def test_rotated_products_depend_on_column_differences_only() -> None:
 
 def test_rotation_keeps_lengths_column_zero_and_the_second_half_of_a_head() -> None:
     x, *_ = make_inputs(2, 9, d=16)
-    rotated = rotate(x, torch.arange(9), rotary_frequencies(16))
+    rotated = Rotary(rotary_frequencies(16)).encode(x, torch.arange(9))
     torch.testing.assert_close(rotated.norm(dim=-1), x.norm(dim=-1), rtol=1e-6, atol=0)  # sines of float32
     assert torch.equal(rotated[:, :, 0], x[:, :, 0])
     assert torch.equal(rotated[..., 8:], x[..., 8:])
@@ -530,10 +530,10 @@ def test_attention_with_rotary_does_not_move_with_the_origin(variant: Variant, w
     q, k, v = make_inputs(2, width)
     frequencies = rotary_frequencies(8)
     shift = torch.full((width,), 11)
-    moved = rotate(q, shift, frequencies), rotate(k, shift, frequencies)
+    moved = Rotary(frequencies).encode(q, shift), Rotary(frequencies).encode(k, shift)
     operator = variant.build()
-    message = operator(q, k, v, frequencies=frequencies)
-    torch.testing.assert_close(operator(*moved, v, frequencies=frequencies), message, **ROTARY)
+    message = operator(q, k, v, position=Rotary(frequencies))
+    torch.testing.assert_close(operator(*moved, v, position=Rotary(frequencies)), message, **ROTARY)
     assert (operator(q, k, v) - message).abs().max() > 0.1  # the code does matter here
 
 

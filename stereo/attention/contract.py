@@ -1,9 +1,9 @@
-"""What every operator promises: ``attend(q, k, v, scope, side, frequencies) -> message``.
+"""What every operator promises: ``attend(q, k, v, scope, side, position) -> message``.
 
 q (B, H, W, heads, d); k, v (B, H, Wk, heads, d); message (B, H, W, heads, d).
 scope "row": a query sees keys of its own row (an epipolar line) only. scope "image": it sees the plane.
 side (B,) int: +1 lets query column i see keys j <= i (left looks into the right image), -1 keys j >= i (right into left),
-0 or None everything. frequencies: rotary code along the row, see stereo.attention.rotary.
+0 or None everything. position: see stereo.attention.position; None means that position is unknown.
 """
 
 from __future__ import annotations

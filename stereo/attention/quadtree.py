@@ -12,7 +12,7 @@ from torch import Tensor, nn
 
 from stereo import kernels
 from stereo.attention.contract import check_inputs, masked_softmax, side_mask
-from stereo.attention.rotary import rotate
+from stereo.attention.position import Position
 
 
 def effective_levels(levels: int, key_width: int) -> int:
@@ -64,7 +64,7 @@ class QuadtreeB(nn.Module):
         v: Tensor,
         scope: str = "row",
         side: Tensor | None = None,
-        frequencies: Tensor | None = None,
+        position: Position | None = None,
     ) -> Tensor:
         """q (B,H,W,heads,d), k and v (B,H,Wk,heads,d) -> message (B,H,W,heads,d). See stereo.attention.contract."""
         check_inputs(self.scopes, q, k, v, scope, side)
@@ -76,10 +76,8 @@ class QuadtreeB(nn.Module):
         message = chosen = None
         for level in reversed(range(levels)):
             q_l, k_l, v_l = queries[level], keys[level], values[level]
-            if frequencies is not None:
-                q_l, k_l = (rotate(x, _centres(x.shape[2], level, x.device), frequencies) for x in (q_l, k_l))
             candidates = _all_columns(q_l, k_l) if chosen is None else _children(chosen, q_l)
-            weights, here = self._attend_level(q_l, k_l, v_l, candidates, side)
+            weights, here = self._attend_level(q_l, k_l, v_l, candidates, side, position, level)
             message = here * mixture[level] if message is None else _to_children(message, q_l) + here * mixture[level]
             if level > 0:
                 best = weights.topk(min(self.topk, weights.shape[-1]), dim=-1, sorted=False).indices
@@ -87,7 +85,9 @@ class QuadtreeB(nn.Module):
         assert message is not None  # there is always the finest level
         return message
 
-    def _attend_level(self, q: Tensor, k: Tensor, v: Tensor, candidates: Tensor, side: Tensor | None) -> tuple[Tensor, Tensor]:
+    def _attend_level(
+        self, q: Tensor, k: Tensor, v: Tensor, candidates: Tensor, side: Tensor | None, position: Position | None, level: int
+    ) -> tuple[Tensor, Tensor]:
         """Softmax over the candidates that exist and are allowed -> weights (B,H,W,heads,M), message (B,H,W,heads,d)."""
         backend = kernels.select(self.kernel, k.shape[2])
         columns = torch.arange(q.shape[2], device=q.device)[:, None, None]
@@ -96,7 +96,13 @@ class QuadtreeB(nn.Module):
         if one_sided is not None:
             allowed = allowed & one_sided
         existing = candidates.clamp(max=k.shape[2] - 1)
-        weights = masked_softmax(backend.gather_scores(q, k, existing), allowed)
+        terms = None
+        if position is not None:
+            query_columns, key_columns = (_centres(x.shape[2], level, x.device) for x in (q, k))
+            q, k = position.encode(q, query_columns), position.encode(k, key_columns)
+            terms = position.terms(q, k, query_columns, key_columns, existing)
+        scores = backend.gather_scores(q, k, existing)
+        weights = masked_softmax(scores if terms is None else scores + terms, allowed)
         return weights, backend.gather_values(weights, v, existing)
 
 

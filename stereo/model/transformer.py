@@ -8,11 +8,13 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from stereo.attention.rotary import rotary_frequencies
+from stereo.attention.position import Rotary, rotary_frequencies
 
 
 class AttentionLayer(nn.Module):
     """Projections around one operator: x (B, h, w, C) queries, source (B, h, w, C) keys and values -> message (B, h, w, C)."""
+
+    frequencies: Tensor
 
     def __init__(self, channels: int, heads: int, operator: nn.Module):
         super().__init__()
@@ -25,7 +27,7 @@ class AttentionLayer(nn.Module):
     def forward(self, x: Tensor, source: Tensor, side: Tensor | None = None) -> Tensor:
         q = self.query(x).unflatten(-1, (self.heads, -1))  # (B, h, w, heads, d)
         k, v = self.key_value(source).unflatten(-1, (2, self.heads, -1)).unbind(-3)
-        message = self.operator(q, k, v, scope="row", side=side, frequencies=self.frequencies)
+        message = self.operator(q, k, v, scope="row", side=side, position=Rotary(self.frequencies))
         return self.out(message.flatten(-2))
 
 
