@@ -32,11 +32,20 @@ def _solve(surface: Surface, x: Tensor, y: Tensor, right: bool) -> tuple[Tensor,
 
 
 def _extent(surface: Surface) -> tuple[float, float, float, float]:
-    """Bounds (u0, u1, y0, y1) of the sheet and, by its steepest slope, of the disparities inside them."""
+    """Bounds (u0, u1, y0, y1) of the sheet."""
     if surface.shape == "everywhere":
         return -math.inf, math.inf, -math.inf, math.inf
     (u, y), reach = surface.centre, surface.reach
     return u - reach, u + reach, y - reach, y + reach
+
+
+def _disparities(surface: Surface) -> tuple[float, float]:
+    """Bounds of the sheet's disparity inside its extent; without edges, inside the frame and one width around it."""
+    # The radii of a sheet without edges are half the frame or the frame itself: see the scene's background and floor.
+    reach = (4 * surface.radius[0], 2 * surface.radius[1]) if surface.shape == "everywhere" else (surface.reach, surface.reach)
+    tilt = abs(surface.slope[0]) * reach[0] + abs(surface.slope[1]) * reach[1]
+    swing = tilt + surface.ripple + 2 * BULGE_REACH**2 * abs(surface.bulge)
+    return surface.disp - swing, surface.disp + swing
 
 
 def _columns_seen(surface: Surface, right: bool) -> tuple[float, float]:
@@ -44,9 +53,8 @@ def _columns_seen(surface: Surface, right: bool) -> tuple[float, float]:
     u0, u1, _, _ = _extent(surface)
     if not right or math.isinf(u0):
         return u0, u1
-    tilt = (abs(surface.slope[0]) + abs(surface.slope[1])) * surface.reach
-    swing = tilt + surface.ripple + 2 * BULGE_REACH**2 * abs(surface.bulge)
-    return u0 - surface.disp - swing, u1 - surface.disp + swing
+    low, high = _disparities(surface)
+    return u0 - high, u1 - low
 
 
 def trace(scene: Scene, x: Tensor, y: Tensor, right: bool) -> View:
@@ -56,22 +64,27 @@ def trace(scene: Scene, x: Tensor, y: Tensor, right: bool) -> View:
     """
     u, disp, _ = _solve(scene.surfaces[0], x.clone(), y, right)
     sheet = torch.zeros_like(x, dtype=torch.int64)
-    row_low, row_high = y.amin(dim=1), y.amax(dim=1)
-    column_low, column_high = x.amin(dim=0), x.amax(dim=0)
     for number, surface in enumerate(scene.surfaces[1:], start=1):
-        _, _, y0, y1 = _extent(surface)
-        x0, x1 = _columns_seen(surface, right)
-        rows = _span((row_high >= y0) & (row_low <= y1))
-        columns = _span((column_high >= x0) & (column_low <= x1))
-        if rows is None or columns is None:
+        part = _window(surface, x, y, right)
+        if part is None:
             continue
-        part = (rows, columns)
         u_here, disp_here, inside = _solve(surface, x[part], y[part], right)
         nearer = inside & (disp_here > disp[part])
         u[part] = torch.where(nearer, u_here, u[part])
         disp[part] = torch.where(nearer, disp_here, disp[part])
         sheet[part] = sheet[part].masked_fill(nearer, number)
     return View(sheet, u, disp)
+
+
+def _window(surface: Surface, x: Tensor, y: Tensor, right: bool) -> tuple[slice, slice] | None:
+    """Rows and columns of the grid (h, w) outside which no point can lie on the sheet; None when none can."""
+    _, _, y0, y1 = _extent(surface)
+    rows = _span((y.amax(dim=1) >= y0) & (y.amin(dim=1) <= y1))
+    if rows is None:
+        return None
+    x0, x1 = _columns_seen(surface, right)
+    columns = _span((x[rows].amax(dim=0) >= x0) & (x[rows].amin(dim=0) <= x1))
+    return None if columns is None else (rows, columns)
 
 
 def _span(wanted: Tensor) -> slice | None:
@@ -87,22 +100,17 @@ def hidden(scene: Scene, view: View, y: Tensor, x_other: Tensor, width: int, oth
     image is resampled and there is no threshold but TOLERANCE.
     """
     lost = (x_other < 0) | (x_other > width - 1)
-    lost_flat, x_flat, y_flat = lost.view(-1), x_other.reshape(-1), y.reshape(-1)
-    disp_flat, sheet_flat = view.disp.reshape(-1), view.sheet.reshape(-1)
-    w = lost.shape[1]
     for number, surface in enumerate(scene.surfaces):
-        _, _, y0, y1 = _extent(surface)
+        part = _window(surface, x_other, y, other_is_right)
+        if part is None:
+            continue
         x0, x1 = _columns_seen(surface, other_is_right)
-        rows = _span((y[:, 0] >= y0) & (y[:, 0] <= y1))
-        if rows is None:
-            continue
-        flat = slice(rows.start * w, rows.stop * w)
-        reach = (x_flat[flat] >= x0) & (x_flat[flat] <= x1) & (sheet_flat[flat] != number) & ~lost_flat[flat]
-        where = reach.nonzero()[:, 0] + flat.start
-        if not len(where):
-            continue
-        _, disp_here, inside = _solve(surface, x_flat[where], y_flat[where], other_is_right)
-        lost_flat[where] = inside & (disp_here > disp_flat[where] + TOLERANCE)
+        x, disp = x_other[part], view.disp[part]
+        within = (x >= x0) & (x <= x1) & (disp < _disparities(surface)[1])
+        where = (within & (view.sheet[part] != number) & ~lost[part]).nonzero(as_tuple=True)
+        if len(where[0]):
+            _, disp_here, inside = _solve(surface, x[where], y[part][where], other_is_right)
+            lost[part][where] = inside & (disp_here > disp[where] + TOLERANCE)
     return lost
 
 

@@ -32,7 +32,7 @@ def write_dataset(
     Scene n is the sequence A/nnnn (then B, C) with the single frame 0006: both images in frames_cleanpass, both disparities
     and both occlusion masks. Images and masks are PNG and disparities PFM, so everything reads back as it was rendered.
     Every file appears whole or not at all, and an interrupted run takes the files of its unfinished scene away.
-    progress: show a bar on stderr.
+    progress: show a bar on stderr when that is a terminal.
     Raises InputError for a folder that holds anything, an unknown split, impossible numbers, or a place that cannot be
     written.
     """
@@ -43,7 +43,7 @@ def write_dataset(
         raise InputError(f"got {scenes} scenes, the layout has room for {MAX_SCENES} in a split; write several folders")
     dataset = GeneratedDataset(seed, scenes, height, width)
     _make_empty(folder)
-    for number in tqdm(range(scenes), desc="generate", unit="scene", disable=not progress):
+    for number in tqdm(range(scenes), desc="generate", unit="scene", disable=None if progress else True):
         sequence = f"{LETTERS[number // PER_LETTER]}/{number % PER_LETTER:04d}"
         _write_scene(folder, split, sequence, dataset[number])
 

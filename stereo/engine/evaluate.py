@@ -85,12 +85,12 @@ def evaluate(predict: Predict, samples: Samples, progress: bool = True) -> Repor
     """Predict and score every sample, one at a time; only the predict call is timed.
 
     predict:  takes left and right (H, W, 3) uint8 RGB, returns a DisparityMap of their size.
-    progress: show a bar on stderr.
+    progress: show a bar on stderr when that is a terminal.
     Raises InputError for a sample that cannot be read or has no ground truth, a prediction of another size or with values that
     are not finite, and for no sample at all. Nothing is ever left out silently.
     """
     rows, digest = [], hashlib.sha256()
-    for index in tqdm(range(len(samples)), desc="evaluate", unit="pair", disable=not progress):
+    for index in tqdm(range(len(samples)), desc="evaluate", unit="pair", disable=None if progress else True):
         sample = samples[index]
         try:
             start = time.perf_counter()

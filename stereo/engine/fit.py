@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import sys
 import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -124,7 +125,8 @@ def _validate(model: StereoModel, validate, writer: SummaryWriter, step: int) ->
         model.train()
     for name, value in numbers.items():
         writer.add_scalar(f"validation/{name}", value, step)
-    tqdm.write(f"step {step}: validation " + ", ".join(f"{k} {v:.3f}" for k, v in numbers.items()))
+    listed = ", ".join(f"{name} {value:.3f}" for name, value in numbers.items())
+    tqdm.write(f"step {step}: validation {listed}", file=sys.stderr)
     return numbers
 
 
