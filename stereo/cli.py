@@ -39,7 +39,7 @@ from stereo.version import __version__
 
 IMAGE_SUFFIXES = (".png", ".jpg", ".jpeg", ".webp", ".bmp", ".ppm", ".pgm", ".tif", ".tiff")
 PROTOCOL = "every pixel with ground truth, no disparity limit; means of per-image values"
-DEMO_SEED = 2024
+DEMO_SEED = 12  # a scene with a bit of everything, chosen by its picture before any score was seen
 DEMO_SIZE = (384, 768)
 
 
