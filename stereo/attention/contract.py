@@ -1,7 +1,7 @@
 """What every operator promises: ``attend(q, k, v, scope, side, position) -> message``.
 
-q (B, H, W, heads, d); k, v (B, H, Wk, heads, d); message (B, H, W, heads, d).
-scope "row": a query sees keys of its own row (an epipolar line) only. scope "image": it sees the plane.
+q (B, H, W, heads, d); k, v (B, Hk, Wk, heads, d); message (B, H, W, heads, d).
+scope "row": a query sees keys of its own row (an epipolar line) only, so Hk = H. scope "image": it sees the plane.
 side (B,) int: +1 lets query column i see keys j <= i (left looks into the right image), -1 keys j >= i (right into left),
 0 or None everything. position: see stereo.attention.position; None means that position is unknown.
 """
@@ -17,13 +17,21 @@ def check_inputs(scopes: tuple[str, ...], q: Tensor, k: Tensor, v: Tensor, scope
     if scope not in scopes:
         raise ValueError(f"got scope {scope!r}, expected one of {scopes}")
     if q.dim() != 5 or k.dim() != 5 or k.shape != v.shape:
-        raise ValueError(f"expected q (B,H,W,heads,d) and k, v (B,H,Wk,heads,d), got {[tuple(t.shape) for t in (q, k, v)]}")
-    if q.shape[:2] != k.shape[:2] or q.shape[3:] != k.shape[3:]:
-        raise ValueError(f"q and k must agree in all but the width, got {tuple(q.shape)} and {tuple(k.shape)}")
+        raise ValueError(f"expected q (B,H,W,heads,d) and k, v (B,Hk,Wk,heads,d), got {[tuple(t.shape) for t in (q, k, v)]}")
+    if q.shape[0] != k.shape[0] or q.shape[3:] != k.shape[3:] or (scope == "row" and q.shape[1] != k.shape[1]):
+        free = "the width" if scope == "row" else "height and width"
+        raise ValueError(f"q and k must agree in all but {free}, got {tuple(q.shape)} and {tuple(k.shape)}")
     if side is not None and side.shape != q.shape[:1]:
         raise ValueError(f"side needs one entry per batch entry, got {tuple(side.shape)} for a batch of {q.shape[0]}")
     if side is not None and q.shape[2] != k.shape[2]:
         raise ValueError(f"one-sided attention needs rows of equal width, got {q.shape[2]} queries and {k.shape[2]} keys")
+
+
+def check_key_mask(key_mask: Tensor | None, k: Tensor) -> None:
+    """Raise ValueError unless the mask says True (may be seen) or False for every key (B, Hk, Wk)."""
+    if key_mask is not None and (key_mask.dtype != torch.bool or key_mask.shape != k.shape[:3]):
+        given = f"{key_mask.dtype} {tuple(key_mask.shape)}"
+        raise ValueError(f"expected a key_mask of torch.bool {tuple(k.shape[:3])}, True where the key may be seen, got {given}")
 
 
 def side_mask(side: Tensor | None, offset: Tensor) -> Tensor | None:
@@ -31,9 +39,15 @@ def side_mask(side: Tensor | None, offset: Tensor) -> Tensor | None:
     return None if side is None else side.view(-1, *[1] * (offset.dim() - 1)) * offset >= 0
 
 
-def masked_softmax(scores: Tensor, allowed: Tensor | None) -> Tensor:
-    """Softmax over the last axis in at least float32; forbidden entries get exactly 0. Returns the dtype of ``scores``."""
+def masked_softmax(scores: Tensor, allowed: Tensor | None, may_be_empty: bool = False) -> Tensor:
+    """Softmax over the last axis in at least float32; forbidden entries get exactly 0. Returns the dtype of ``scores``.
+
+    may_be_empty: some rows may forbid everything; their weights are all 0 (without it they would be NaN).
+    """
     wide = scores.float() if scores.dtype in (torch.float16, torch.bfloat16) else scores
     if allowed is not None:
         wide = wide.masked_fill(~allowed, float("-inf"))
-    return wide.softmax(dim=-1).to(scores.dtype)
+    weights = wide.softmax(dim=-1)
+    if allowed is not None and may_be_empty:
+        weights = weights.masked_fill(~allowed, 0.0)
+    return weights.to(scores.dtype)
