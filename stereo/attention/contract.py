@@ -34,6 +34,17 @@ def check_key_mask(key_mask: Tensor | None, k: Tensor) -> None:
         raise ValueError(f"expected a key_mask of torch.bool {tuple(k.shape[:3])}, True where the key may be seen, got {given}")
 
 
+def as_rows(x: Tensor, scope: str) -> Tensor:
+    """(B, H, W, ...) as rows that keep to themselves: in image scope the plane is one long row (B, 1, H * W, ...)."""
+    return x if scope == "row" else x.flatten(1, 2)[:, None]
+
+
+def columns_of(x: Tensor, scope: str) -> Tensor:
+    """Column of every token of ``as_rows(x, scope)``: (W,) or (H * W,)."""
+    columns = torch.arange(x.shape[2], device=x.device)
+    return columns if scope == "row" else columns.repeat(x.shape[1])
+
+
 def side_mask(side: Tensor | None, offset: Tensor) -> Tensor | None:
     """True where the key may be seen; offset = query column - key column, (B or 1, ...) -> (B, ...), or None for all."""
     return None if side is None else side.view(-1, *[1] * (offset.dim() - 1)) * offset >= 0

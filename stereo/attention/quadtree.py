@@ -14,7 +14,7 @@ import torch
 from torch import Tensor, nn
 
 from stereo import kernels
-from stereo.attention.contract import check_inputs, check_key_mask, masked_softmax, side_mask
+from stereo.attention.contract import as_rows, check_inputs, check_key_mask, columns_of, masked_softmax, side_mask
 from stereo.attention.position import Position
 from stereo.attention.tree import KeyGrid, Pyramid, child_nodes, effective_levels, to_children
 
@@ -110,7 +110,7 @@ class Quadtree(nn.Module):
                 best = weights.topk(min(self.topk[number], weights.shape[-1]), dim=-1, sorted=False).indices
             spoken = self.speak(weights, best)
             backend = kernels.select(self.kernel, grid.count)
-            message = backend.gather_values(*(_rows(x, scope) for x in (spoken, v, existing)))
+            message = backend.gather_values(*(as_rows(x, scope) for x in (spoken, v, existing)))
             parent, coarse = Level(number, candidates, weights, best, spoken, message.view(q.shape)), grid
             yield parent
 
@@ -118,7 +118,7 @@ class Quadtree(nn.Module):
         """Scaled products of the queries with their candidates, position worked in -> (B, H, W, heads, M)."""
         backend = kernels.select(self.kernel, KeyGrid.of(k, scope).count)
         query_columns, key_columns = (_centres(x, level, scope) for x in (q, k))
-        q, k, index = (_rows(x, scope) for x in (q, k, existing))
+        q, k, index = (as_rows(x, scope) for x in (q, k, existing))
         terms = None
         if position is not None:
             q, k = position.encode(q, query_columns), position.encode(k, key_columns)
@@ -215,20 +215,9 @@ class QuadtreeB(Quadtree):
         return total
 
 
-def _rows(x: Tensor, scope: str) -> Tensor:
-    """(B, H, W, ...) as the kernels take it: in image scope the plane is one long row (B, 1, H * W, ...)."""
-    return x if scope == "row" else x.flatten(1, 2)[:, None]
-
-
-def _columns(x: Tensor, scope: str) -> Tensor:
-    """Column of every token of ``_rows(x, scope)``: (W,) or (H * W,)."""
-    columns = torch.arange(x.shape[2], device=x.device)
-    return columns if scope == "row" else columns.repeat(x.shape[1])
-
-
 def _centres(x: Tensor, level: int, scope: str) -> Tensor:
     """Centre of every node of a level, in finest tokens along the row."""
-    return (_columns(x, scope) + 0.5) * 2**level - 0.5
+    return (columns_of(x, scope) + 0.5) * 2**level - 0.5
 
 
 def _allowed(candidates: Tensor, grid: KeyGrid, scope: str, side: Tensor | None, visible: Tensor | None) -> Tensor:
@@ -240,7 +229,7 @@ def _allowed(candidates: Tensor, grid: KeyGrid, scope: str, side: Tensor | None,
         allowed = allowed & one_sided
     if visible is not None:
         B, H, W, heads, M = candidates.shape
-        index = _rows(candidates.clamp(max=grid.count - 1), scope).flatten(2)  # (B, H or 1, ...)
+        index = as_rows(candidates.clamp(max=grid.count - 1), scope).flatten(2)  # (B, H or 1, ...)
         seen = visible if scope == "row" else visible.flatten(1)[:, None]  # (B, H or 1, keys)
         allowed = allowed & seen.gather(-1, index).view(B, H, W, heads, M)
     return allowed
