@@ -13,15 +13,15 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor, nn
 
-from stereo import kernels
-from stereo.attention.contract import as_rows, check_inputs, check_key_mask, columns_of, masked_softmax, side_mask
+from stereo.attention.contract import check_inputs, check_key_mask, columns_of, masked_softmax
 from stereo.attention.position import Position
-from stereo.attention.tree import KeyGrid, Pyramid, child_nodes, effective_levels, to_children
+from stereo.attention.sparse import KeyGrid, allowed_candidates, candidate_scores, candidate_values, child_nodes
+from stereo.attention.tree import Pyramid, effective_levels, to_children
 
 
 @dataclass(frozen=True)
 class Level:
-    """What one level did, on its own grid of queries. Indices: see stereo.attention.tree.KeyGrid."""
+    """What one level did, on its own grid of queries. Indices: see stereo.attention.sparse.KeyGrid."""
 
     number: int  # 0 is the finest
     candidates: Tensor  # (B, H_l, W_l, heads, M)
@@ -101,30 +101,18 @@ class Quadtree(nn.Module):
                 candidates = torch.arange(grid.count, device=q.device).expand(*q.shape[:4], -1)
             else:
                 candidates = to_children(child_nodes(parent.of_best(parent.candidates), coarse, grid), q)
-            allowed = _allowed(candidates, grid, scope, side, visible)
-            existing = candidates.clamp(max=grid.count - 1)
-            scores = self._scores(q, k, existing, scope, position, number)
+            allowed = allowed_candidates(candidates, grid, scope, side, visible)
+            existing = grid.existing(candidates)
+            columns = _centres(q, number, scope), _centres(k, number, scope)
+            scores = candidate_scores(q, k, existing, scope, columns, position, self.kernel)
             weights = self.weigh(scores, allowed, parent, visible is not None)
             best = None
             if number > 0:
                 best = weights.topk(min(self.topk[number], weights.shape[-1]), dim=-1, sorted=False).indices
             spoken = self.speak(weights, best)
-            backend = kernels.select(self.kernel, grid.count)
-            message = backend.gather_values(*(as_rows(x, scope) for x in (spoken, v, existing)))
-            parent, coarse = Level(number, candidates, weights, best, spoken, message.view(q.shape)), grid
+            message = candidate_values(spoken, v, existing, scope, self.kernel)
+            parent, coarse = Level(number, candidates, weights, best, spoken, message), grid
             yield parent
-
-    def _scores(self, q: Tensor, k: Tensor, existing: Tensor, scope: str, position: Position | None, level: int) -> Tensor:
-        """Scaled products of the queries with their candidates, position worked in -> (B, H, W, heads, M)."""
-        backend = kernels.select(self.kernel, KeyGrid.of(k, scope).count)
-        query_columns, key_columns = (_centres(x, level, scope) for x in (q, k))
-        q, k, index = (as_rows(x, scope) for x in (q, k, existing))
-        terms = None
-        if position is not None:
-            q, k = position.encode(q, query_columns), position.encode(k, key_columns)
-            terms = position.terms(q, k, query_columns, key_columns, index)
-        scores = backend.gather_scores(q, k, index)
-        return (scores if terms is None else scores + terms).view(existing.shape)
 
     def weigh(self, scores: Tensor, allowed: Tensor, parent: Level | None, masked: bool) -> Tensor:
         """p_l of every candidate -> (B, H, W, heads, M). ``masked``: a query may have no candidate that is allowed."""
@@ -218,18 +206,3 @@ class QuadtreeB(Quadtree):
 def _centres(x: Tensor, level: int, scope: str) -> Tensor:
     """Centre of every node of a level, in finest tokens along the row."""
     return (columns_of(x, scope) + 0.5) * 2**level - 0.5
-
-
-def _allowed(candidates: Tensor, grid: KeyGrid, scope: str, side: Tensor | None, visible: Tensor | None) -> Tensor:
-    """Which candidates (B, H, W, heads, M) exist, lie on the allowed side of the query's column, and may be seen."""
-    allowed = candidates < grid.count
-    columns = torch.arange(candidates.shape[2], device=candidates.device)[:, None, None]
-    one_sided = None if side is None else side_mask(side, columns - grid.columns(candidates))
-    if one_sided is not None:
-        allowed = allowed & one_sided
-    if visible is not None:
-        B, H, W, heads, M = candidates.shape
-        index = as_rows(candidates.clamp(max=grid.count - 1), scope).flatten(2)  # (B, H or 1, ...)
-        seen = visible if scope == "row" else visible.flatten(1)[:, None]  # (B, H or 1, keys)
-        allowed = allowed & seen.gather(-1, index).view(B, H, W, heads, M)
-    return allowed

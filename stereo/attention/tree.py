@@ -1,4 +1,4 @@
-"""The quadtree itself, shared by its operators: pooled levels, and the arithmetic of node indices.
+"""The quadtree itself, shared by its operators: levels, pooled one from the other, and what hangs between two of them.
 
 Levels are numbered finest first: level 0 holds tokens, a node of level l + 1 stands for 2x2 nodes of level l.
 """
@@ -7,32 +7,10 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-
-@dataclass(frozen=True)
-class KeyGrid:
-    """The keys of one level that an index can name: row-major, height x width. In row scope only the query's own row.
-
-    An index of ``count`` or more names a node that does not exist; so do all of its children, by the same arithmetic.
-    """
-
-    height: int
-    width: int
-
-    @classmethod
-    def of(cls, k: Tensor, scope: str) -> KeyGrid:
-        """k (B, Hk, Wk, heads, d)."""
-        return cls(1 if scope == "row" else k.shape[1], k.shape[2])
-
-    @property
-    def count(self) -> int:
-        return self.height * self.width
-
-    def columns(self, index: Tensor) -> Tensor:
-        return index if self.height == 1 else index % self.width
+from stereo.attention.sparse import KeyGrid
 
 
 def effective_levels(levels: int, keys: KeyGrid) -> int:
@@ -40,21 +18,6 @@ def effective_levels(levels: int, keys: KeyGrid) -> int:
     while levels > 1 and max(keys.height, keys.width) <= 2 ** (levels - 1):
         levels -= 1
     return levels
-
-
-def child_nodes(chosen: Tensor, coarse: KeyGrid, fine: KeyGrid) -> Tensor:
-    """Children of the chosen nodes: (..., K) indices on ``coarse`` -> (..., C * K) on ``fine``, entry c * K + k = child c of k.
-
-    C is 4, children row by row (2r, 2c), (2r, 2c+1), (2r+1, 2c), (2r+1, 2c+1); it is 2 where ``fine`` is a single row.
-    """
-    split = 1 if fine.height == 1 else 2
-    rows, columns = (chosen // coarse.width) * split, (chosen % coarse.width) * 2
-    four = []
-    for row in range(split):
-        for column in range(2):
-            exists = (rows + row < fine.height) & (columns + column < fine.width)
-            four.append(torch.where(exists, (rows + row) * fine.width + columns + column, fine.count))
-    return torch.cat(four, dim=-1)
 
 
 def to_children(x: Tensor, finer: Tensor) -> Tensor:
