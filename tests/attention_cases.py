@@ -9,7 +9,7 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from stereo.attention import ATTENTION, build_attention
+from stereo.attention import ATTENTION, build_attention, options_of
 
 EVERYTHING = 1000  # a K larger than any row used here
 ODD_WIDTHS = [1, 2, 7, 31, 33, 100]
@@ -24,14 +24,26 @@ ROTARY = {"rtol": 0.0, "atol": 2e-5}
 
 @dataclass(frozen=True)
 class Variant:
-    """One operator with one set of options. ``block``: how many rows and columns may share what it reads."""
+    """One operator with one set of options, and what it does not promise.
+
+    block: how many columns may share what is read of them, and rows too in a quadtree. any_grids: query and key rows may
+    differ in width. averages: the message is a mean of values, with weights that sum to 1. everything: no token goes unread.
+    """
 
     name: str
     options: dict[str, Any] = field(default_factory=dict)
     block: int = 1
+    any_grids: bool = True
+    averages: bool = True
+    everything: bool = True
 
-    def build(self, dtype: torch.dtype = torch.float64) -> nn.Module:
-        operator = build_attention(self.name, **self.options).to(dtype)
+    @property
+    def rows(self) -> int:
+        return self.block if self.name.startswith("quadtree") else 1
+
+    def build(self, dtype: torch.dtype = torch.float64, head_dim: int = 8) -> nn.Module:
+        sizes = {"head_dim": head_dim} if "head_dim" in options_of(self.name) else {}
+        operator = build_attention(self.name, **self.options, **sizes).to(dtype)
         generator = torch.Generator().manual_seed(0)
         for parameter in operator.parameters():  # away from any symmetric start
             parameter.data.copy_(torch.randn(parameter.shape, generator=generator))
@@ -55,10 +67,24 @@ OPTIONS: dict[str, list[Variant]] = {
         Variant("quadtree_b", {"levels": 2, "topk": EVERYTHING}, block=2),
         Variant("quadtree_b", {"levels": 1, "topk": 1}, block=1),
     ],
+    "spatial_reduction": [Variant("spatial_reduction", {"reduction": r}, block=r) for r in (1, 4)],
+    "window": [
+        Variant("window", {"size": 4}, any_grids=False),
+        Variant("window", {"size": 8, "shifted": True, "kernel": "reference"}, any_grids=False),
+    ],
+    "bilevel_routing": [
+        Variant("bilevel_routing", {"region": 4, "topk": EVERYTHING}, block=4),
+        Variant("bilevel_routing", {"region": 4, "topk": 2}, block=4, everything=False),
+    ],
+    "additive": [
+        Variant("additive", {"values": True}, any_grids=False, averages=False),
+        Variant("additive", {"values": False}, any_grids=False, averages=False, everything=False),
+    ],
 }
 # A new operator joins the suite by being registered; it needs an entry in OPTIONS only where its defaults do not suit.
 VARIANTS = [variant for name in ATTENTION for variant in OPTIONS.get(name, [Variant(name)])]
 each_operator = pytest.mark.parametrize("variant", VARIANTS, ids=str)
+each_average = pytest.mark.parametrize("variant", [v for v in VARIANTS if v.averages], ids=str)
 
 
 def make_inputs(

@@ -168,14 +168,15 @@ def test_quadtree_backends_agree(side: int | None) -> None:
             torch.testing.assert_close(ours, law, rtol=0, atol=1e-11, msg=lambda m, kernel=kernel: f"{kernel}: {m}")
 
 
-def whole_tree(kernel: str, pool: str = "mean") -> nn.Module:
-    return build_attention("quadtree_b", levels=4, topk=EVERYTHING, pool=pool, kernel=kernel)
+def whole_tree(kernel: str, pool: str = "mean", name: str = "quadtree_b") -> nn.Module:
+    return build_attention(name, levels=4, topk=EVERYTHING, pool=pool, kernel=kernel)
 
 
 BF16_OPERATORS: dict[str, Callable[[], nn.Module]] = {"dense": functools.partial(build_attention, "dense")}
 for _kernel in BACKENDS:
     BF16_OPERATORS[f"finest level-{_kernel}"] = lambda kernel=_kernel: only_level(whole_tree(kernel), 0)
     BF16_OPERATORS[f"all levels-{_kernel}"] = functools.partial(whole_tree, _kernel)
+    BF16_OPERATORS[f"variant a-{_kernel}"] = functools.partial(whole_tree, _kernel, name="quadtree_a")
 
 
 def with_gradients(attend: Callable[[Tensor, Tensor, Tensor], Tensor], *inputs: Tensor) -> list[Tensor]:

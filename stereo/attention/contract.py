@@ -45,9 +45,32 @@ def columns_of(x: Tensor, scope: str) -> Tensor:
     return columns if scope == "row" else columns.repeat(x.shape[1])
 
 
+def check_same_grid(name: str, q: Tensor, k: Tensor) -> None:
+    """Raise ValueError unless queries and keys lie on one grid, for operators that pair them by their place."""
+    if q.shape[:3] != k.shape[:3]:
+        raise ValueError(f"{name} needs queries and keys on one grid, got {tuple(q.shape[1:3])} and {tuple(k.shape[1:3])}")
+
+
 def side_mask(side: Tensor | None, offset: Tensor) -> Tensor | None:
     """True where the key may be seen; offset = query column - key column, (B or 1, ...) -> (B, ...), or None for all."""
     return None if side is None else side.view(-1, *[1] * (offset.dim() - 1)) * offset >= 0
+
+
+def visible_sums(x: Tensor, scope: str, side: Tensor | None) -> Tensor:
+    """Sum of x (B, H, W, ...), one entry per key, over the keys that a query may see, in at least float32.
+
+    -> (B, H, 1, ...) where every query of a row sees the same, (B, H, W, ...) per query column with ``side``; H is 1 in image
+    scope. Running sums: O(W).
+    """
+    x = x.float() if x.dtype in (torch.float16, torch.bfloat16) else x
+    if scope == "image":
+        x = x.sum(dim=1, keepdim=True)
+    total = x.sum(dim=2, keepdim=True)
+    if side is None:
+        return total
+    side = side.view(-1, *[1] * (x.dim() - 1))
+    running = torch.where(side < 0, x.flip(2), x).cumsum(dim=2)
+    return torch.where(side == 0, total, torch.where(side < 0, running.flip(2), running))
 
 
 def masked_softmax(scores: Tensor, allowed: Tensor | None, may_be_empty: bool = False) -> Tensor:

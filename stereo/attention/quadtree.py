@@ -11,6 +11,7 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
 import torch
+import torch.nn.functional as F
 from torch import Tensor, nn
 
 from stereo.attention.contract import check_inputs, check_key_mask, columns_of, masked_softmax
@@ -197,7 +198,10 @@ class QuadtreeB(Quadtree):
             v = tree.values[number]
             if tree.visible is not None:
                 v = v.masked_fill(~tree.visible[number][..., None, None], 0)
-            local = self.lepe[number](v.flatten(-2).permute(0, 3, 1, 2)).permute(0, 2, 3, 1).view_as(v) * shares[number]
+            weight, bias = (x.to(v.dtype) for x in self.lepe[number].parameters())  # parameters may be wider than inputs
+            planes = v.flatten(-2).permute(0, 3, 1, 2)
+            local = F.conv2d(planes, weight, bias, padding=1, groups=self.lepe_channels)
+            local = local.permute(0, 2, 3, 1).unflatten(-1, v.shape[-2:]) * shares[number]
             total = local if total is None else to_children(total, local) + local
         assert total is not None
         return total
