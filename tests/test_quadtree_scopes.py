@@ -198,6 +198,17 @@ def test_lepe_takes_masked_keys_as_zero_and_refuses_other_grids_and_widths() -> 
         operator(*make_inputs(5, 7, heads=2, d=8))
 
 
+@pytest.mark.parametrize("scope", ["row", "image"])
+@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float32], ids=str)
+def test_every_option_works_in_the_dtype_of_the_queries_with_float32_parameters(dtype: torch.dtype, scope: str) -> None:
+    operator = build_attention("quadtree_b", levels=3, topk=(4, 3, 2), lepe_channels=8)
+    inputs = [x.to(dtype).requires_grad_() for x in make_planes((5, 7), (5, 7))]
+    message = operator(*inputs, scope=scope, side=side_of(1), key_mask=make_mask((5, 7), 0.7))
+    message.float().square().sum().backward()
+    assert message.dtype == dtype and message.shape == inputs[0].shape
+    assert all(x.grad is not None and x.grad.isfinite().all() for x in (*inputs, *operator.parameters()))
+
+
 def test_levels_yielded_by_the_walk_add_up_to_the_message() -> None:
     q, k, v = make_inputs(4, 16)
     operator = build("quadtree_a", levels=3, topk=2)

@@ -3,7 +3,8 @@
 q (B, H, W, heads, d); k, v (B, Hk, Wk, heads, d); message (B, H, W, heads, d).
 scope "row": a query sees keys of its own row (an epipolar line) only, so Hk = H. scope "image": it sees the plane.
 side (B,) int: +1 lets query column i see keys j <= i (left looks into the right image), -1 keys j >= i (right into left),
-0 or None everything. position: see stereo.attention.position; None means that position is unknown. In image scope it speaks of columns only.
+0 or None everything. position: see stereo.attention.position; None means that position is unknown. In image scope, too, it
+speaks of columns only.
 """
 
 from __future__ import annotations
