@@ -9,6 +9,7 @@ import pytest
 import torch
 from torch import Tensor, nn
 
+from stereo.attention import ATTENTION
 from stereo.config import PRESETS, LossConfig
 from stereo.losses import stereo_loss
 from stereo.model.build import build_model
@@ -235,9 +236,22 @@ def test_unknown_presets_are_refused():
         build_model("smal")
 
 
-@pytest.mark.parametrize("attention", ["dense", "quadtree_b"])
+@pytest.mark.parametrize("attention", ATTENTION)
 def test_every_operator_fits_the_network(attention: str):
     torch.manual_seed(0)
     model = build_model(replace(PRESETS["tiny"], attention=attention)).eval()
     with torch.no_grad():
         assert model(*pair(16, 48)).disp.shape == (1, 16, 48)
+
+
+def test_operators_get_the_options_that_they_have():
+    """levels and topk from the configuration, the kernel from the caller, the width of a head from both sizes; no others."""
+    wanted = {"levels": 3, "topk": 5}
+    for attention in ATTENTION:
+        model = build_model(replace(PRESETS["tiny"], attention=attention, **wanted), kernel="reference")
+        operator = model.transformer.layers[0].self_attention.operator
+        assert type(operator) is ATTENTION[attention]
+        if attention.startswith("quadtree"):
+            assert (operator.levels, operator.topk, operator.kernel) == (3, [5, 5, 5], "reference")
+        if attention == "additive":
+            assert operator.query_pool.shape == (PRESETS["tiny"].channels // PRESETS["tiny"].heads,)

@@ -55,3 +55,17 @@ class Rotary:
 
     def terms(self, q: Tensor, k: Tensor, query_columns: Tensor, key_columns: Tensor, candidates: Tensor | None = None) -> None:
         return None
+
+
+def encode_only(position: Position | None, q: Tensor, k: Tensor) -> tuple[Tensor, Tensor]:
+    """q and k with position worked in, for operators that never form a score per pair and so have nowhere to add terms.
+
+    Raises ValueError for a position object that has terms, rather than leave half of it out.
+    """
+    if position is None:
+        return q, k
+    query, key = (torch.arange(x.shape[2], device=x.device) for x in (q, k))
+    q, k = position.encode(q, query), position.encode(k, key)
+    if position.terms(q[:, :, :1], k[:, :, :1], query[:1], key[:1]) is not None:
+        raise ValueError(f"an operator without scores per pair cannot add the terms of {type(position).__name__}; use Rotary")
+    return q, k

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
-from stereo.attention import build_attention
+from torch import nn
+
+from stereo.attention import build_attention, options_of
 from stereo.config import ModelConfig, preset
 from stereo.model.backbone import Backbone
 from stereo.model.matching import DenseMatching
@@ -27,10 +29,11 @@ def build_model(config: ModelConfig | str = "small", kernel: str = "auto") -> St
     if c.channels % (4 * c.heads):
         raise InputError(f"got {c.channels} channels for {c.heads} heads, expected a multiple of 4 channels per head")
 
-    def make_operator():
-        if c.attention == "quadtree_b":
-            return build_attention(c.attention, levels=c.levels, topk=c.topk, kernel=kernel)
-        return build_attention(c.attention)
+    offered = {"levels": c.levels, "topk": c.topk, "kernel": kernel, "head_dim": c.channels // c.heads}
+    options = {key: value for key, value in offered.items() if key in options_of(c.attention)}
+
+    def make_operator() -> nn.Module:
+        return build_attention(c.attention, **options)
 
     return StereoModel(
         config=c,
