@@ -72,7 +72,7 @@ class Sttr(nn.Module):
     def forward(self, left: Tensor, right: Tensor) -> Prediction:
         """Raises InputError (a ValueError) when the shapes differ or a side is below 121 px.
 
-        STTR has no confidence of its own: it is the mass in the window around the match.
+        STTR has no confidence of its own: the mass in the window around the match stands in, and no loss bends it.
         """
         if left.shape != right.shape or left.dim() != 4 or left.shape[1] != 3:
             raise InputError(f"expected left and right (B,3,H,W) alike, got {tuple(left.shape)} and {tuple(right.shape)}")
@@ -83,7 +83,7 @@ class Sttr(nn.Module):
         mass = maps.plan[..., :-1, :-1]
         index = torch.arange(mass.shape[-1], device=mass.device).expand(mass.shape)
         transport = Transport(mass, index, maps.plan[..., :-1, -1], maps.plan[..., -1, :-1])
-        confidence = self.upsample(maps.window_mass, left.shape[-2:]).logit(eps=1e-6)
+        confidence = self.upsample(maps.window_mass.detach(), left.shape[-2:]).logit(eps=1e-6)
         return Prediction(maps.disp.clamp(min=0), maps.occlusion_logits, confidence, maps.disp_coarse, transport)
 
     def match_normalised(self, left: Tensor, right: Tensor) -> SttrMaps:
