@@ -63,7 +63,8 @@ class Case:
         error = torch.where(ours == expected, 0.0, (ours - expected).abs())  # equal infinities differ by nothing
         largest = error.max().item() if error.numel() else 0.0
         relative = float(torch.as_tensor(rtol).max())
-        print(f"{self.file} {name}: largest error {largest:.2e}, tolerance {atol:.2e}" + (f" + {relative:g} x" if relative else ""))
+        tolerance = f"{atol:.2e}" + (f" + {relative:g} x" if relative else "")
+        print(f"{self.file} {name}: largest error {largest:.2e}, tolerance {tolerance}")
         wrong = ~(error <= allowed)
         assert not wrong.any(), f"{self.file} {name}: {int(wrong.sum())} of {wrong.numel()} off by up to {largest:.3e}"
 

@@ -131,12 +131,12 @@ def test_oracle_four_optimiser_steps():
     allowed[3, ~steady] = 1e-2
     case.check("history", torch.stack(history), atol=0, rtol=allowed)
     case.check("final.phi", model.matching.dustbin, atol=0, rtol=1e-3)
-    case.check("final.in_conv0", model.backbone.stem[0].weight, atol=1e-5, rtol=1e-3)
+    case.check("final.in_conv0", model.backbone.stem[0].weight, atol=1e-4, rtol=1e-3)  # one step of 1e-4
     case.check("final.cross_in_proj_bias", cross_bias(model), atol=1e-5, rtol=1e-3)
 
 
 def cross_bias(model: Sttr) -> Tensor:
-    names = our_names("transformer.cross_attn_layers.0.cross_attn.in_proj_bias")
+    names = our_names("transformer.cross_attn_layers.1.cross_attn.in_proj_bias")
     return torch.cat([model.get_parameter(name) for name in names])
 
 
