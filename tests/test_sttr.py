@@ -159,7 +159,8 @@ def test_p2_a_perfect_match_has_a_response_of_one(width: int, public: float):
     visible = index >= shift
 
     target = (columns - stride * shift) / network(faithful=True).scale(width, tokens)
-    assert response_at(transport, target[None, None])[0, 0, visible].mean() == pytest.approx(public, abs=0.02)  # SPEC averages the row
+    response = response_at(transport, target[None, None])[0, 0, visible].mean()
+    assert response == pytest.approx(public, abs=0.02)  # it drifts along the row: the mean depends on which part is visible
 
     assert network(faithful=False).scale(width, tokens) == stride
     shape = (1, stride, width)

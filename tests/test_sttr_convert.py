@@ -38,7 +38,8 @@ def as_published(model: Sttr) -> dict[str, Tensor]:
     """Our weights under the published names, queries, keys and values stacked."""
     ours = model.state_dict()
     names = dict.fromkeys(published_name(name) for name in ours)
-    return {name: torch.cat([ours[part] for part in parts]) if len(parts := our_names(name)) > 1 else ours[parts[0]] for name in names}
+    parts = {name: [ours[part] for part in our_names(name)] for name in names}
+    return {name: torch.cat(tensors) if len(tensors) > 1 else tensors[0] for name, tensors in parts.items()}
 
 
 def write(path: Path, state: dict[str, Any], **more: Any) -> Path:
@@ -132,6 +133,7 @@ class Touch:
         return os.system, (f"touch '{self.path}'",)
 
 
+@pytest.mark.filterwarnings("ignore:Detected pickle protocol")
 def test_a_checkpoint_executes_nothing(published, tmp_path: Path):
     for number, save in enumerate((torch.save, lambda x, path: path.write_bytes(pickle.dumps(x)))):
         path, trace = tmp_path / f"{number}.pth.tar", tmp_path / "trace"
@@ -150,7 +152,7 @@ def test_a_checkpoint_executes_nothing(published, tmp_path: Path):
         (lambda path: torch.save({"state_dict": {}}, path), "no table of tensors called 'state_dict'"),
         (lambda path: torch.save({"state_dict": {"a": 1}}, path), "no table of tensors called 'state_dict'"),
         (lambda path: torch.save({"state_dict": {3: torch.zeros(1)}}, path), "no table of tensors called 'state_dict'"),
-        (lambda path: torch.save({"state_dict": {"a": torch.zeros(1)}}, path), "unknown 'a'; missing 'backbone.in_conv.0.weight'"),
+        (lambda path: torch.save({"state_dict": {"a": torch.zeros(1)}}, path), "unknown 'a'; missing 'backbone.in_conv"),
         (lambda path: path.mkdir(), "does not exist"),
         (lambda path: None, "does not exist"),
     ],
