@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import numpy as np
 import pytest
 import torch
 from sttr_oracle import Case, at_tokens, needs_oracles
@@ -12,6 +13,7 @@ from stereo.attention.contract import masked_softmax
 from stereo.attention.dense import DenseAttention
 from stereo.attention.position import relative_sine
 from stereo.config import SttrConfig
+from stereo.geometry import left_right_check
 from stereo.losses import response_at
 from stereo.model.build import build_model
 from stereo.model.matching import window_sums
@@ -178,3 +180,14 @@ def test_oracle_upsampling(kind: str):
     scale = model.scale(case["up.left"].shape[-1], case["up.disp_low"].shape[-1])
     assert scale == pytest.approx(float(case["up.scale"]))
     case.check(f"up.{kind}.disp_low", case["up.disp_low"] * scale, atol=1e-5)
+
+
+def test_oracle_left_right_check():
+    """The public code takes 0 for unknown, and a match on the very first column of the right view for one outside of it."""
+    case = Case("regression_parts")
+    left, right = case.arrays["fo.disp_left"], case.arrays["fo.disp_right"]
+    occluded = left_right_check(left, right, 1.0, left > 0, right > 0)
+    occluded |= (left > 0) & (np.arange(left.shape[1]) == left)
+    case.check("fo.occ_left", torch.from_numpy(occluded), atol=0)
+    mirrored = left_right_check(right[:, ::-1], left[:, ::-1], 1.0, right[:, ::-1] > 0, left[:, ::-1] > 0)
+    case.check("fo.occ_right", torch.from_numpy(mirrored[:, ::-1].copy()), atol=0)
