@@ -51,7 +51,7 @@ def presets_table() -> str:
         count = sum(p.numel() for p in build_model(name).parameters())
         weights = sorted(p.name for p in (ROOT / "stereo" / "weights").glob(f"{name}-*.safetensors"))
         shown = f"[{weights[0]}](stereo/weights/{weights[0]})" if weights else "-"
-        recipe = f"[{RECIPES[name]}](experiments/{RECIPES[name]})"
+        recipe = f"[{RECIPES[name]}](experiments/{RECIPES[name]})" if name in RECIPES else "-"
         lines.append(f"| `{name}` | {count / 1e6:.2f} M | {shown} | {recipe} |")
     return "\n".join(lines)
 

@@ -8,22 +8,25 @@ import re
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import torch
 from safetensors import SafetensorError, safe_open
 from safetensors.torch import save as serialise
 from torch import nn
 
-from stereo.config import ModelConfig, from_dict, to_dict
+from stereo.config import AnyModelConfig, model_config, to_dict
 from stereo.image_io import atomic_write
-from stereo.model.build import build_model
-from stereo.model.stereo_model import StereoModel
+from stereo.model.build import Network, build_model
+from stereo.model.sttr.network import Sttr
+from stereo.model.sttr.weights import convert_names, guess_config
 from stereo.types import InputError
 from stereo.version import __version__
 
+NUMPY_SCALAR = np.float64(0).__reduce__()[0]  # the function has moved between versions of numpy
 WEIGHTS_DIR = Path(__file__).parent / "weights"
 
 
-def save_weights(model: StereoModel, folder: Path, name: str, card: dict[str, Any] | None = None) -> Path:
+def save_weights(model: Network, folder: Path, name: str, card: dict[str, Any] | None = None) -> Path:
     """Write ``folder/name-<first 8 hex digits of its sha256>.safetensors`` and return the path.
 
     card: where the weights come from; written beside them as ``.card.json``. Equal weights give an equal name.
@@ -48,7 +51,7 @@ def default_weights() -> Path:
     return found[0]
 
 
-def load_model(weights: str | Path | None = None, device: str | torch.device | None = None) -> StereoModel:
+def load_model(weights: str | Path | None = None, device: str | torch.device | None = None) -> Network:
     """A network in evaluation mode with its weights: a .safetensors file, or a run folder's checkpoint.pt.
 
     weights None means the ones that ship with the package. device None means a GPU when there is one.
@@ -69,7 +72,7 @@ def load_model(weights: str | Path | None = None, device: str | torch.device | N
     return model.to(device).eval()
 
 
-def _read_safetensors(path: Path) -> tuple[ModelConfig, dict[str, torch.Tensor]]:
+def _read_safetensors(path: Path) -> tuple[AnyModelConfig, dict[str, torch.Tensor]]:
     try:
         with safe_open(path, framework="pt") as file:
             metadata = file.metadata() or {}
@@ -85,15 +88,41 @@ def _read_safetensors(path: Path) -> tuple[ModelConfig, dict[str, torch.Tensor]]
         config = json.loads(metadata["config"])
     except json.JSONDecodeError as error:
         raise InputError(f"weights '{path}': the config inside is not JSON ({error})") from None
-    return from_dict(ModelConfig, config, f"config inside '{path}'"), tensors
+    return model_config(config, f"config inside '{path}'"), tensors
 
 
-def _read_state(path: Path) -> tuple[ModelConfig, dict[str, torch.Tensor]]:
+def _read_state(path: Path) -> tuple[AnyModelConfig, dict[str, torch.Tensor]]:
     state = load_state(path)
     recipe, tensors = state["recipe"], state["model"]
     if not isinstance(recipe, dict) or not isinstance(tensors, dict) or not all(map(torch.is_tensor, tensors.values())):
         raise InputError(f"'{path}' is not a checkpoint of a training run of this program")
-    return from_dict(ModelConfig, recipe.get("model"), f"config inside '{path}'"), tensors
+    return model_config(recipe.get("model"), f"config inside '{path}'"), tensors
+
+
+def load_published(path: str | Path) -> Sttr:
+    """A network from a checkpoint of the public STTR code (``*.pth.tar``) with its quirks kept: ``faithful`` is on.
+
+    Raises InputError when the file is missing, damaged, holds more than data, or when names are unknown or missing.
+    """
+    path = Path(path)
+    if not path.is_file():
+        raise InputError(f"checkpoint '{path}' does not exist")
+    # A best score kept as a numpy number; both only make numbers out of bytes.
+    numbers: list[Any] = [np.dtype, type(np.dtype("f4")), type(np.dtype("f8"))]
+    numbers += [(NUMPY_SCALAR, f"numpy.{core}.multiarray.scalar") for core in ("core", "_core")]
+    try:
+        with torch.serialization.safe_globals(numbers):
+            holder = torch.load(path, map_location="cpu", weights_only=True)
+    except Exception as error:  # a damaged pickle makes torch.load raise nearly anything
+        reason = (str(error).splitlines() or [type(error).__name__])[0]
+        raise InputError(f"checkpoint '{path}' cannot be read ({reason}); it is damaged or holds more than data") from None
+    state = holder.get("state_dict") if isinstance(holder, dict) else None
+    if not isinstance(state, dict) or not state or not all(isinstance(k, str) and torch.is_tensor(v) for k, v in state.items()):
+        raise InputError(f"'{path}' is not a published STTR checkpoint: it has no table of tensors called 'state_dict'")
+    model = build_model(guess_config(state))
+    assert isinstance(model, Sttr)
+    model.load_state_dict(convert_names(state, model.state_dict(), str(path)))
+    return model.eval()
 
 
 def _load_strictly(model: nn.Module, tensors: dict[str, torch.Tensor], path: Path) -> None:

@@ -21,7 +21,7 @@ from datasets.base import DATASETS, open_dataset
 from datasets.batches import training_batches
 from datasets.procedural.dataset import GeneratedDataset, render_sample
 from datasets.procedural.write import write_dataset
-from stereo.checkpoint import default_weights, load_model, save_weights
+from stereo.checkpoint import default_weights, load_model, load_published, save_weights
 from stereo.config import load_recipe, to_dict
 from stereo.engine.evaluate import Report, cpu_name, evaluate, format_table, make_card, write_card, write_csv
 from stereo.engine.fit import NonFiniteLossError, fit
@@ -215,6 +215,16 @@ def run_generate(args: argparse.Namespace) -> dict[str, Any]:
     return {"folder": args.output, "scenes": args.scenes, "seed": args.seed}
 
 
+def run_convert(args: argparse.Namespace) -> dict[str, Any]:
+    model = load_published(args.checkpoint)
+    target = Path(args.output)
+    card = {"converted_from": Path(args.checkpoint).name}
+    weights = save_weights(model, make_folder(target.parent), target.name.removesuffix(".safetensors"), card)
+    c = model.config
+    say(args, f"{args.checkpoint}: {c.preset}, {c.layers} layers of {c.heads} heads, faithful -> {weights}")
+    return {"weights": str(weights), "config": to_dict(c)}
+
+
 def say(args: argparse.Namespace, text: str) -> None:
     """Print for people; with --json stdout belongs to the one JSON object."""
     print(text, file=sys.stderr if args.json else sys.stdout)
@@ -233,6 +243,7 @@ VERBS: dict[str, tuple[Callable[[argparse.Namespace], dict[str, Any]], str]] = {
     "train": (run_train, "train a network from a recipe (a TOML file in experiments/)"),
     "evaluate": (run_evaluate, "score a network, and OpenCV's SGBM beside it, on a data set with ground truth"),
     "generate": (run_generate, "write a procedural data set to disk in the FlyingThings3D layout"),
+    "convert": (run_convert, "turn a checkpoint of the public STTR code into weights of this program"),
 }
 
 
@@ -280,6 +291,11 @@ def build_parser() -> argparse.ArgumentParser:
     generate.add_argument("--seed", type=int, default=0, help="same seed, same bytes (default: 0)")
     generate.add_argument("--height", type=int, default=540)
     generate.add_argument("--width", type=int, default=960)
+
+    convert = parsers["convert"]
+    convert.add_argument("checkpoint", help="for example sceneflow_pretrained_model.pth.tar, of STTR or of STTR-light")
+    convert.add_argument("-o", "--output", required=True, metavar="FILE",
+                         help="for example weights/sttr.safetensors; a part of its checksum is added to the name")  # fmt: skip
     return parser
 
 

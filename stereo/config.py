@@ -29,10 +29,35 @@ class ModelConfig:
     sinkhorn_iterations: int = 4
 
 
-PRESETS: dict[str, ModelConfig] = {
+@dataclass(frozen=True)
+class SttrConfig:
+    """Shape of an STTR network (SPEC 1). ``preset`` is the name of the row in PRESETS that it started from."""
+
+    preset: str = "sttr"
+    decoder: str = "full"  # full: a map of all pixels, thinned out by the stride; quarter: the light version's, stride 4
+    stride: int = 3  # pixels per token; 0, when faithful, means every pixel and no adjustment
+    channels: int = 128  # C, width of the tokens
+    growth: int = 4  # channels that a layer of the decoder's dense blocks adds
+    layers: int = 6  # T, each one self layer and one cross layer
+    heads: int = 8
+    position: str = "relative"  # relative | none
+    matching: str = "transport"  # transport | softmax
+    sinkhorn_iterations: int = 10
+    adjust_blocks: int = 8  # of the context adjustment; 0 leaves it out
+    adjust_channels: int = 16
+    adjust_expansion: int = 4
+    faithful: bool = False  # keep the quirks that published weights were trained with: see stereo.model.sttr.network
+
+
+AnyModelConfig = ModelConfig | SttrConfig
+
+PRESETS: dict[str, AnyModelConfig] = {
     "small": ModelConfig(),
     # For tests and for the smoke recipe: the same rooms, as narrow as they get.
     "tiny": ModelConfig(preset="tiny", channels=32, stem_channels=12, context_channels=32, layers=2, heads=2, topk=6),
+    # The networks of the papers, for comparison and for published weights ('convert').
+    "sttr": SttrConfig(),
+    "sttr-light": SttrConfig(preset="sttr-light", decoder="quarter", stride=4, growth=16, heads=4),
 }
 
 
@@ -83,7 +108,7 @@ class Recipe:
     """One training run, as read from a TOML file in experiments/."""
 
     name: str = "run"
-    model: ModelConfig = field(default_factory=ModelConfig)
+    model: AnyModelConfig = field(default_factory=ModelConfig)
     data: DataConfig = field(default_factory=DataConfig)
     train: TrainConfig = field(default_factory=TrainConfig)
     loss: LossConfig = field(default_factory=LossConfig)
@@ -102,6 +127,8 @@ def near_matches(given: str, allowed: typing.Iterable[str]) -> str:
 
 
 def _convert(value: Any, kind: Any, where: str) -> Any:
+    if kind == AnyModelConfig:
+        return model_config(value, where)
     if is_dataclass(kind):
         return from_dict(kind, value, where)
     origin = typing.get_origin(kind)
@@ -133,6 +160,13 @@ def from_dict(cls: Any, values: Any, where: str = "") -> Any:
         if key not in names:
             raise InputError(f"unknown setting '{where + '.' if where else ''}{key}': {near_matches(key, names)}")
     return cls(**{k: _convert(v, kinds[k], f"{where}.{k}" if where else k) for k, v in values.items()})
+
+
+def model_config(values: Any, where: str) -> AnyModelConfig:
+    """The shape of a network from plain values, of the kind that its preset is. Raises InputError like ``from_dict``."""
+    name = values.get("preset") if isinstance(values, dict) else None
+    kind = type(PRESETS[name]) if isinstance(name, str) and name in PRESETS else ModelConfig
+    return from_dict(kind, values, where)
 
 
 def _parse_override(text: str) -> tuple[list[str], Any]:
@@ -173,7 +207,7 @@ def load_recipe(path: str | Path, overrides: typing.Sequence[str] = ()) -> Recip
     return from_dict(Recipe, {"name": path.stem} | values)
 
 
-def preset(name: str) -> ModelConfig:
+def preset(name: str) -> AnyModelConfig:
     """The named network shape. Raises InputError for an unknown name."""
     if not isinstance(name, str) or name not in PRESETS:
         raise InputError(f"unknown preset '{name}': {near_matches(str(name), PRESETS)}")

@@ -10,7 +10,7 @@ import torch
 from torch import Tensor, nn
 
 from stereo.attention import ATTENTION
-from stereo.config import PRESETS, LossConfig
+from stereo.config import PRESETS, LossConfig, ModelConfig
 from stereo.losses import stereo_loss
 from stereo.model.build import build_model
 from stereo.model.stereo_model import StereoModel
@@ -193,7 +193,7 @@ def test_rows_far_away_do_not_matter(tiny: StereoModel):
     assert (before[:, :128] - after[:, :128]).abs().max() < ROUNDING
 
 
-@pytest.mark.parametrize("name", sorted(PRESETS))
+@pytest.mark.parametrize("name", sorted(name for name, config in PRESETS.items() if isinstance(config, ModelConfig)))
 def test_every_parameter_learns(name: str):
     """No exceptions: after one backward pass of the training loss every parameter of the network has a gradient."""
     torch.manual_seed(0)

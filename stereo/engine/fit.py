@@ -16,7 +16,7 @@ from stereo.checkpoint import load_state, save_state
 from stereo.config import Recipe, to_dict
 from stereo.engine.schedule import warmup_cosine
 from stereo.losses import stereo_loss
-from stereo.model.stereo_model import StereoModel
+from stereo.model.build import Network
 from stereo.report.figures import pair_figure
 from stereo.types import Batch, InputError, Prediction, Sample
 
@@ -26,13 +26,13 @@ class NonFiniteLossError(RuntimeError):
 
 
 def fit(
-    model: StereoModel,
+    model: Network,
     batches: Callable[[int, int], Iterator[Batch]],
     recipe: Recipe,
     run_dir: Path,
     device: torch.device | str = "cpu",
     resume: bool = False,
-    validate: Callable[[StereoModel], dict[str, float]] | None = None,
+    validate: Callable[[Network], dict[str, float]] | None = None,
     progress: bool = True,
 ) -> dict[str, float]:
     """Train ``model`` in place and return the last validation's numbers.
@@ -117,7 +117,7 @@ def _figure(batch: Batch, prediction: Prediction):
     return pair_figure(left, prediction.to_map(), Sample(left, right, **truth))
 
 
-def _validate(model: StereoModel, validate, writer: SummaryWriter, step: int) -> dict[str, float]:
+def _validate(model: Network, validate, writer: SummaryWriter, step: int) -> dict[str, float]:
     """Score in evaluation mode without touching the training's random state."""
     with torch.random.fork_rng(), torch.no_grad():
         model.eval()

@@ -7,8 +7,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from stereo.model.backbone import GRANULARITY
-from stereo.model.stereo_model import StereoModel
+from stereo.model.build import Network
 from stereo.types import DisparityMap, InputError
 
 MIN_SIDE = 32  # px
@@ -29,10 +28,11 @@ def check_pair(left: np.ndarray, right: np.ndarray) -> None:
 class StereoPredictor:
     """Runs a network on pairs of any size from 32x32 px on.
 
-    Images are padded below and to the right by repeating their border to a multiple of 16 px, and the maps are cut back.
+    Images are padded below and to the right by repeating their border to the sizes that the network declares
+    (``granularity``, ``min_side``), and the maps are cut back.
     """
 
-    def __init__(self, model: StereoModel):
+    def __init__(self, model: Network):
         self.model = model.eval()
 
     def predict(self, left: np.ndarray, right: np.ndarray) -> DisparityMap:
@@ -54,7 +54,9 @@ class StereoPredictor:
         return self.predict(left, right), DisparityMap(*unmirrored)
 
     def _prepare(self, image: np.ndarray) -> Tensor:
-        """(H, W, 3) uint8 -> (1, 3, H', W') float in [0, 1] on the network's device, H' and W' multiples of 16."""
+        """(H, W, 3) uint8 -> (1, 3, H', W') float in [0, 1] on the network's device, H' and W' as it wants them."""
         device = next(self.model.parameters()).device
         x = torch.from_numpy(np.ascontiguousarray(image)).to(device).permute(2, 0, 1)[None].float() / 255
-        return F.pad(x, (0, -x.shape[3] % GRANULARITY, 0, -x.shape[2] % GRANULARITY), mode="replicate")
+        step, least = self.model.granularity, self.model.min_side
+        below, beside = (max(side, least) + -max(side, least) % step - side for side in x.shape[2:])
+        return F.pad(x, (0, beside, 0, below), mode="replicate")

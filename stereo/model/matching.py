@@ -37,18 +37,25 @@ def sinkhorn(scores: Tensor, dustbin_left: Tensor, dustbin_right: Tensor, iterat
     return (rows[..., :, None] * kernel * columns[..., None, :]).to(scores.dtype)
 
 
-def window_disparity(mass: Tensor, query: Tensor) -> tuple[Tensor, Tensor]:
-    """Expected disparity in the three-token window around the most likely match, and the mass in that window (SPEC 1.10).
+def window_sums(mass: Tensor, query: Tensor) -> tuple[Tensor, Tensor]:
+    """First moment of the disparity, and mass, in the three-token window around the most likely match (SPEC 1.10).
 
-    mass (B, h, w, W); query (w,) column of each left token -> disparity (B, h, w) tokens >= 0, window mass (B, h, w).
-    The divisor and the mass are two tensors on purpose (SPEC P1).
+    mass (B, h, w, W); query (w,) column of each left token -> moment (B, h, w) tokens >= 0, window mass (B, h, w).
     """
     window = mass.argmax(dim=-1, keepdim=True) + torch.arange(-1, 2, device=mass.device)
     inside = (window >= 0) & (window < mass.shape[-1])
     weights = mass.gather(-1, window.clamp(0, mass.shape[-1] - 1)) * inside
-    window_mass = weights.sum(dim=-1)
     disparity = (query[:, None] - window).clamp(min=0).to(mass.dtype)
-    return (weights * disparity).sum(dim=-1) / window_mass.clamp(min=1e-6), window_mass
+    return (weights * disparity).sum(dim=-1), weights.sum(dim=-1)
+
+
+def window_disparity(mass: Tensor, query: Tensor) -> tuple[Tensor, Tensor]:
+    """Expected disparity in that window, in tokens >= 0, and the window's mass; shapes as in ``window_sums``.
+
+    The divisor and the mass are two tensors on purpose (SPEC P1).
+    """
+    moment, window_mass = window_sums(mass, query)
+    return moment / window_mass.clamp(min=1e-6), window_mass
 
 
 class DenseMatching(nn.Module):

@@ -17,6 +17,9 @@ class StereoModel(nn.Module):
     left, right: (B, 3, H, W) float in [0, 1], rectified, H and W multiples of 16 (StereoPredictor pads and crops).
     """
 
+    granularity = GRANULARITY  # px: what StereoPredictor pads to a multiple of
+    min_side = GRANULARITY
+
     def __init__(
         self, config: ModelConfig, backbone: nn.Module, transformer: nn.Module, matching: nn.Module, refine: nn.Module
     ):
