@@ -87,7 +87,8 @@ class Surface:
         phase_y = self.wave[1] * y + self.wave[2]
         u, moving = x_right + self.disp, torch.ones_like(x_right, dtype=torch.bool)
         for _ in range(NEWTON_STEPS):
-            disp, steep = along_y + slope * u, slope
+            disp = along_y + slope * u
+            steep: Tensor | float = slope
             if self.bulge:
                 near = (u - centre_u) / self.radius[0]
                 inside = near.clamp(-BULGE_REACH, BULGE_REACH)
