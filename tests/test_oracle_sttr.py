@@ -161,7 +161,8 @@ def test_oracle_with_the_truth_handed_in(file: str, monkeypatch: pytest.MonkeyPa
     missing = set(case.names("gt.")) - {f"gt.{name}" for name in found}
     assert not missing
     for name in case.names("gt."):
-        case.check(name, found[name.removeprefix("gt.")])
+        # A sum over an image in another order differs by a few of float32's last places, which can be more than its noise.
+        case.check(name, found[name.removeprefix("gt.")], rtol=1e-6 if name.startswith("gt.loss.") else 0.0)
 
 
 def test_oracle_each_pair_of_a_batch_of_two():
