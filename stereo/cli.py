@@ -21,7 +21,7 @@ from datasets.base import DATASETS, open_dataset
 from datasets.batches import training_batches
 from datasets.procedural.dataset import GeneratedDataset, render_sample
 from datasets.procedural.write import write_dataset
-from stereo.checkpoint import default_weights, load_model, load_published, save_weights
+from stereo.checkpoint import default_weights, load_model, load_published, load_state, save_weights
 from stereo.config import load_recipe, to_dict
 from stereo.engine.evaluate import Report, cpu_name, evaluate, format_table, make_card, write_card, write_csv
 from stereo.engine.fit import NonFiniteLossError, fit
@@ -166,15 +166,14 @@ def run_train(args: argparse.Namespace) -> dict[str, Any]:
         summary = evaluate(StereoPredictor(network).predict, scenes, progress=False).summary
         return {key: summary[key] for key in ("epe_noc", "epe_all", "bad3_noc", "iou_occluded")}
 
-    start = time.perf_counter()
     batches = partial(training_batches, recipe.data, train.batch_size)
     device = args.device or ("cuda" if torch.cuda.is_available() else "cpu")
     numbers = fit(model, batches, recipe, run_dir, device, args.resume, validate)
-    hours = (time.perf_counter() - start) / 3600
+    seconds = load_state(checkpoint)["seconds"]
     card = {
         "recipe": to_dict(recipe),
         "samples_seen": train.steps * train.batch_size,
-        "hours_of_the_last_session": round(hours, 3),
+        "hours": round(seconds / 3600, 3),
         "hardware": cpu_name() if device == "cpu" else torch.cuda.get_device_name(),
         "validation": {"data": f"generated:{train.validation_seed}:{train.validation_scenes}"} | numbers,
     }

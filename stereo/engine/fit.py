@@ -50,7 +50,8 @@ def fit(
     torch.manual_seed(train.seed)
     model.to(device).train()
     optimizer = torch.optim.AdamW(model.parameters(), lr=train.learning_rate, weight_decay=train.weight_decay)
-    first = _restore(path, recipe, model, optimizer) if resume else 0
+    first, spent = _restore(path, recipe, model, optimizer) if resume else (0, 0.0)
+    began = time.perf_counter()
 
     numbers: dict[str, float] = {}
     done = first
@@ -75,7 +76,7 @@ def fit(
                 writer.add_image("train/pair", _figure(batch, prediction), step, dataformats="HWC")
             done = step + 1
             if done % train.checkpoint_every == 0 or done == train.steps:
-                save_state(path, _state(recipe, model, optimizer, done))
+                save_state(path, _state(recipe, model, optimizer, done, spent + time.perf_counter() - began))
             if validate and train.validate_every and done % train.validate_every == 0 and done < train.steps:
                 _validate(model, validate, writer, done)
         if done < train.steps:
@@ -130,18 +131,19 @@ def _validate(model: Network, validate, writer: SummaryWriter, step: int) -> dic
     return numbers
 
 
-def _state(recipe: Recipe, model, optimizer, step: int) -> dict:
+def _state(recipe: Recipe, model, optimizer, step: int, seconds: float) -> dict:
     return {
         "recipe": to_dict(recipe),
         "model": model.state_dict(),
         "optimizer": optimizer.state_dict(),
         "step": step,
+        "seconds": seconds,  # of training, summed over resumes
         "random": torch.get_rng_state(),
     }
 
 
-def _restore(path: Path, recipe: Recipe, model, optimizer) -> int:
-    """Load a checkpoint into model and optimiser; the step to go on with."""
+def _restore(path: Path, recipe: Recipe, model, optimizer) -> tuple[int, float]:
+    """Load a checkpoint into model and optimiser; the step to go on with, and the seconds spent so far."""
     state = load_state(path)
     if state["recipe"]["model"] != to_dict(recipe.model):
         raise InputError(f"checkpoint '{path}' was trained with another [model] section; start a new run folder")
@@ -150,4 +152,4 @@ def _restore(path: Path, recipe: Recipe, model, optimizer) -> int:
     for group in optimizer.param_groups:  # what the recipe says now, not what it said when the run began
         group["weight_decay"] = recipe.train.weight_decay
     torch.set_rng_state(state["random"])
-    return state["step"]
+    return state["step"], state["seconds"]
