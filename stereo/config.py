@@ -40,7 +40,11 @@ class SttrConfig:
     growth: int = 4  # channels that a layer of the decoder's dense blocks adds
     layers: int = 6  # T, each one self layer and one cross layer
     heads: int = 8
-    position: str = "relative"  # relative | none
+    attention: str = "dense"  # a key of stereo.attention.ATTENTION; every layer's, self and cross. The match stays dense
+    levels: int = 4  # L, quadtree levels, finest included
+    topk: int = 6  # K, columns kept per query at every level
+    pool: str = "mean"  # what a coarse node shows of its children: mean (as published) | mean_max
+    position: str = "relative"  # relative | rotary | none
     matching: str = "transport"  # transport | softmax
     sinkhorn_iterations: int = 10
     adjust_blocks: int = 8  # of the context adjustment; 0 leaves it out
@@ -58,6 +62,11 @@ PRESETS: dict[str, AnyModelConfig] = {
     # The networks of the papers, for comparison and for published weights ('convert').
     "sttr": SttrConfig(),
     "sttr-light": SttrConfig(preset="sttr-light", decoder="quarter", stride=4, growth=16, heads=4),
+    # The row of the QuadTree paper that was never released: STTR, and its light version, on the tree.
+    "quadtree": SttrConfig(preset="quadtree", attention="quadtree_b"),
+    "quadtree-light": SttrConfig(
+        preset="quadtree-light", decoder="quarter", stride=4, growth=16, heads=4, attention="quadtree_b"
+    ),
 }
 
 

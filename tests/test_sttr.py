@@ -308,8 +308,8 @@ def test_a_recipe_names_the_preset(tmp_path: Path):
     recipe = tmp_path / "r.toml"
     recipe.write_text('[model]\npreset = "sttr"\nstride = 2\n')
     assert load_recipe(recipe).model == SttrConfig(stride=2)
-    recipe.write_text('[model]\npreset = "sttr-light"\ntopk = 2\n')
-    with pytest.raises(InputError, match=r"unknown setting 'model\.topk'"):
+    recipe.write_text('[model]\npreset = "sttr-light"\nexpansion = 2\n')
+    with pytest.raises(InputError, match=r"unknown setting 'model\.expansion'"):
         load_recipe(recipe)
 
 
@@ -321,7 +321,7 @@ def test_a_recipe_names_the_preset(tmp_path: Path):
         ({"heads": 3}, "16 channels for 3 heads"),
         ({"layers": 0}, "got layers 0"),
         ({"decoder": "half"}, "got decoder 'half', expected one of full, quarter"),
-        ({"position": "rotary"}, "expected one of none, relative"),
+        ({"position": "rotery"}, "expected one of none, relative, rotary; did you mean rotary"),
         ({"matching": "sinkhorn"}, "expected one of softmax, transport"),
         ({"decoder": "quarter"}, "the quarter decoder with growth 4 has stride 4 and 80 channels"),
         ({"adjust_blocks": -1}, "got adjust_blocks -1"),

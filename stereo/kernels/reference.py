@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 
 
-def _gather_columns(x: Tensor, index: Tensor) -> Tensor:
+def gather_columns(x: Tensor, index: Tensor) -> Tensor:
     """(B, H, Wk, heads, d) picked at index (B, H, W, heads, M) -> (B, H, heads, W, M, d)."""
     B, H, W, heads, M = index.shape
     d = x.shape[-1]
@@ -20,11 +20,11 @@ def _gather_columns(x: Tensor, index: Tensor) -> Tensor:
 
 def gather_scores(q: Tensor, k: Tensor, index: Tensor) -> Tensor:
     """Dot product of each query with the keys named by its index list -> (B, H, W, heads, M)."""
-    keys = _gather_columns(k, index)
+    keys = gather_columns(k, index)
     return torch.einsum("bhnwd,bhnwmd->bhwnm", q.transpose(2, 3), keys)
 
 
 def gather_values(weights: Tensor, v: Tensor, index: Tensor) -> Tensor:
     """Sum of the named values times their weights (B, H, W, heads, M) -> (B, H, W, heads, d)."""
-    values = _gather_columns(v, index)
+    values = gather_columns(v, index)
     return torch.einsum("bhnwm,bhnwmd->bhwnd", weights.transpose(2, 3), values)

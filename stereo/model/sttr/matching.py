@@ -10,7 +10,7 @@ import math
 import torch
 from torch import Tensor, nn
 
-from stereo.attention.position import RelativeTerms
+from stereo.attention.position import Position
 
 
 def log_sinkhorn(scores: Tensor, iterations: int) -> Tensor:
@@ -44,16 +44,19 @@ class SttrMatching(nn.Module):
         self.iterations, self.kind = iterations, kind
         self.dustbin = nn.Parameter(torch.zeros(()))
 
-    def forward(self, q: Tensor, k: Tensor, position: RelativeTerms | None) -> tuple[Tensor, Tensor]:
+    def forward(self, q: Tensor, k: Tensor, position: Position | None) -> tuple[Tensor, Tensor]:
         """q, k (B,h,w,heads,d) -> logits (B,h,w,w), -inf right of the query, and plan (B,h,w+1,w+1), dustbins last.
 
         The sum over heads, not their mean: it is the temperature that the weights were trained at (SPEC P8).
         """
         columns = torch.arange(q.shape[2], device=q.device)
         q = q * q.shape[-1] ** -0.5
-        logits = q.flatten(-2) @ k.flatten(-2).transpose(-1, -2)
         if position is not None:
-            logits = logits + position.terms(q, k, columns, columns).sum(dim=-2)
+            q, k = position.encode(q, columns), position.encode(k, columns)
+        logits = q.flatten(-2) @ k.flatten(-2).transpose(-1, -2)
+        terms = None if position is None else position.terms(q, k, columns, columns)
+        if terms is not None:
+            logits = logits + terms.sum(dim=-2)
         with torch.autocast(q.device.type, enabled=False):
             wide = logits if logits.dtype == torch.float64 else logits.float()
             wide = wide.masked_fill(columns > columns[:, None], float("-inf"))

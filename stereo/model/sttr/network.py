@@ -13,7 +13,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor, nn
 
-from stereo.attention.position import relative_sine
+from stereo.attention.position import Rotary, relative_sine, rotary_frequencies
 from stereo.config import SttrConfig
 from stereo.model.matching import window_sums
 from stereo.model.sttr.adjust import ContextAdjustment, standardise, upsample_nearest
@@ -101,10 +101,12 @@ class Sttr(nn.Module):
         """Pixels per token: the stride, or what the public code divides by (SPEC P3)."""
         return width / tokens if self.config.faithful and self.config.decoder == "full" else float(self.config.stride)
 
-    def position_table(self, tokens: Tensor, width: int) -> Tensor | None:
-        """(2w-1, C): offsets in px; in tokens for the light version, whose weights know no px (SPEC P9)."""
+    def position_table(self, tokens: Tensor, width: int) -> Tensor | Rotary | None:
+        """(2w-1, C): offsets in px; in tokens for the light version, whose weights know no px (SPEC P9). Rotary needs none."""
         if self.config.position == "none":
             return None
+        if self.config.position == "rotary":
+            return Rotary(rotary_frequencies(tokens.shape[3] // self.config.heads).to(tokens.device))
         count = tokens.shape[2]
         unit = self.scale(width, count) if self.config.decoder == "full" else 1.0
         return relative_sine(count, tokens.shape[3], unit).to(tokens)

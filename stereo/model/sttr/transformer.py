@@ -8,7 +8,9 @@ from typing import cast
 import torch
 from torch import Tensor, nn
 
-from stereo.attention.position import RelativeTerms
+from stereo.attention.position import Position, RelativeTerms, Rotary
+
+Table = Tensor | Rotary | None  # of positions: STTR's relative sine (2w-1, C), or what needs no table, or nothing
 
 
 class RelativeAttention(nn.Module):
@@ -23,17 +25,17 @@ class RelativeAttention(nn.Module):
         for projection in (self.query, self.key, self.value, self.out):
             nn.init.zeros_(projection.bias)
 
-    def forward(self, x: Tensor, source: Tensor, table: Tensor | None, side: Tensor | None = None) -> Tensor:
-        """x (B,h,w,C) queries, source (B,h,w,C) keys and values, table (2w-1,C) or None -> message (B,h,w,C)."""
+    def forward(self, x: Tensor, source: Tensor, table: Table, side: Tensor | None = None) -> Tensor:
+        """x (B,h,w,C) queries, source (B,h,w,C) keys and values, table -> message (B,h,w,C)."""
         q, k, position = self.project(x, source, table)
         message = self.operator(q, k, self._split(self.value(source)), scope="row", side=side, position=position)
         return self.out(message.flatten(-2))
 
-    def project(self, x: Tensor, source: Tensor, table: Tensor | None) -> tuple[Tensor, Tensor, RelativeTerms | None]:
+    def project(self, x: Tensor, source: Tensor, table: Table) -> tuple[Tensor, Tensor, Position | None]:
         """Queries, keys (B,h,w,heads,d) and positions: what a row of scores is made of."""
         q, k = self._split(self.query(x)), self._split(self.key(source))
-        if table is None:
-            return q, k, None
+        if not isinstance(table, Tensor):
+            return q, k, table
         return q, k, RelativeTerms(self._split(self.query(table)) * q.shape[-1] ** -0.5, self._split(self.key(table)))
 
     def _split(self, x: Tensor) -> Tensor:
@@ -48,7 +50,7 @@ class SelfLayer(nn.Module):
         self.within = RelativeAttention(channels, heads, operator)
         self.norm1 = nn.LayerNorm(channels)
 
-    def forward(self, x: Tensor, table: Tensor | None) -> Tensor:
+    def forward(self, x: Tensor, table: Table) -> Tensor:
         y = self.norm1(x)
         return x + self.within(y, y, table)
 
@@ -61,14 +63,14 @@ class CrossLayer(nn.Module):
         self.across = RelativeAttention(channels, heads, operator)
         self.norm1, self.norm2 = nn.LayerNorm(channels), nn.LayerNorm(channels)
 
-    def forward(self, left: Tensor, right: Tensor, table: Tensor | None) -> tuple[Tensor, Tensor]:
+    def forward(self, left: Tensor, right: Tensor, table: Table) -> tuple[Tensor, Tensor]:
         query, key, right = self.meet(left, right, table)
         return left + self.across(query, key, table), right
 
-    def meet(self, left: Tensor, right: Tensor, table: Tensor | None) -> tuple[Tensor, Tensor, Tensor]:
+    def meet(self, left: Tensor, right: Tensor, table: Table) -> tuple[Tensor, Tensor, Tensor]:
         """Update the right view -> left queries, right keys (both normalised), right features; (B,h,w,C) each."""
         query = self.norm1(left)
-        flipped = None if table is None else table.flip(0)  # offsets count left minus right, whoever asks
+        flipped = table.flip(0) if isinstance(table, Tensor) else table and table.mirrored()  # left minus right, whoever asks
         right = right + self.across(self.norm1(right), query, flipped)
         return query, self.norm2(right), right
 
@@ -89,8 +91,8 @@ class SttrTransformer(nn.Module):
                 layer.load_state_dict(layer_list[0].state_dict())  # equal at first, as published (SPEC 1.5)
         self.norm = nn.LayerNorm(channels)  # never used, never trained; published checkpoints hold it (SPEC P15)
 
-    def forward(self, x: Tensor, table: Tensor | None) -> tuple[Tensor, Tensor, RelativeTerms | None]:
-        """x (2B, h, w, C), left images first; table (2w-1, C) or None -> q, k, positions."""
+    def forward(self, x: Tensor, table: Table) -> tuple[Tensor, Tensor, Position | None]:
+        """x (2B, h, w, C), left images first; -> q, k, positions."""
         last = len(self.cross_layers) - 1
         for i, (self_layer, cross_layer) in enumerate(zip(self.self_layers, self.cross_layers, strict=True)):
             left, right = self_layer(x, table).chunk(2)
