@@ -16,6 +16,7 @@ from pathlib import Path
 from typing import Any, NoReturn
 
 import torch
+from tqdm import tqdm
 
 from datasets.base import DATASETS, open_dataset
 from datasets.batches import training_batches
@@ -23,6 +24,7 @@ from datasets.procedural.dataset import GeneratedDataset, render_sample
 from datasets.procedural.write import write_dataset
 from stereo.checkpoint import default_weights, load_model, load_published, load_state, save_weights
 from stereo.config import load_recipe, to_dict
+from stereo.engine.bench import HEIGHT, SIZES, WIDTHS, Limits, bench, format_rows, parse_size, plan
 from stereo.engine.evaluate import Report, cpu_name, evaluate, format_table, make_card, write_card, write_csv
 from stereo.engine.fit import NonFiniteLossError, fit
 from stereo.engine.memory import keep_freed_memory
@@ -224,6 +226,19 @@ def run_convert(args: argparse.Namespace) -> dict[str, Any]:
     return {"weights": str(weights), "config": to_dict(c)}
 
 
+def run_bench(args: argparse.Namespace) -> dict[str, Any]:
+    sizes = [parse_size(text) for text in args.sizes] + [(args.height, width) for width in args.widths]
+    cases = plan(args.presets, args.operators, sizes, args.kernel)
+    if args.repeats < 1:
+        raise InputError(f"got --repeats {args.repeats}, expected at least 1")
+    target = Path(args.output)
+    make_folder(target.parent)
+    limits = None if args.no_time else Limits(args.repeats, args.threads, args.timeout)
+    rows = list(tqdm(bench(cases, limits, target), total=len(cases), unit="case", disable=True if args.json else None))
+    say(args, f"{format_rows(rows)}\nwrote {target}")
+    return {"output": str(target), "rows": rows}
+
+
 def say(args: argparse.Namespace, text: str) -> None:
     """Print for people; with --json stdout belongs to the one JSON object."""
     print(text, file=sys.stderr if args.json else sys.stdout)
@@ -243,6 +258,7 @@ VERBS: dict[str, tuple[Callable[[argparse.Namespace], dict[str, Any]], str]] = {
     "evaluate": (run_evaluate, "score a network, and OpenCV's SGBM beside it, on a data set with ground truth"),
     "generate": (run_generate, "write a procedural data set to disk in the FlyingThings3D layout"),
     "convert": (run_convert, "turn a checkpoint of the public STTR code into weights of this program"),
+    "bench": (run_bench, "parameters, multiply-adds, memory and time of networks and of attention operators, over sizes"),
 }
 
 
@@ -295,6 +311,22 @@ def build_parser() -> argparse.ArgumentParser:
     convert.add_argument("checkpoint", help="for example sceneflow_pretrained_model.pth.tar, of STTR or of STTR-light")
     convert.add_argument("-o", "--output", required=True, metavar="FILE",
                          help="for example weights/sttr.safetensors; a part of its checksum is added to the name")  # fmt: skip
+
+    cost = parsers["bench"]
+    cost.add_argument("--presets", nargs="*", help="networks (default: all; without a name: none)")
+    cost.add_argument("--operators", nargs="*", help="attention alone (default: all; without a name: none)")
+    cost.add_argument("--sizes", nargs="*", metavar="HxW", default=[f"{h}x{w}" for h, w in SIZES],
+                      help=f"px (default: {' '.join(f'{h}x{w}' for h, w in SIZES)})")  # fmt: skip
+    cost.add_argument("--widths", nargs="*", type=int, metavar="W", default=list(WIDTHS),
+                      help=f"more sizes, all of one height: growth (default: {' '.join(map(str, WIDTHS))})")  # fmt: skip
+    cost.add_argument("--height", type=int, default=HEIGHT, help=f"px, of the --widths (default: {HEIGHT})")
+    cost.add_argument("--no-time", action="store_true", help="count only, which runs nothing: no time, no peak memory")
+    cost.add_argument("--repeats", type=int, default=5, help="the median of these is the time (default: 5)")
+    cost.add_argument("--threads", type=int, default=0, help="CPU threads (default: PyTorch's choice)")
+    cost.add_argument("--timeout", type=float, default=900, metavar="S", help="for one case, all repeats (default: 900)")
+    cost.add_argument("--kernel", default="auto", help="backend that is timed; counts do not depend on it (default: auto)")
+    cost.add_argument("-o", "--output", default="experiments/results/bench.json", metavar="FILE",
+                      help="JSON (default: experiments/results/bench.json)")  # fmt: skip
     return parser
 
 
