@@ -83,6 +83,17 @@ def test_a_failure_in_the_process_is_the_reason():
     assert "median" in row["skipped"]
 
 
+def test_the_stored_counts_are_the_current_ones():
+    """All operators, and the network of the paper's row."""
+    path = Path(__file__).resolve().parents[1] / "experiments" / "results" / "bench_counts.json"
+    rows = [r for r in json.loads(path.read_text())["rows"] if r["height"] == 540]
+    assert {r["name"] for r in rows} == {*PRESETS, *ATTENTION}
+    for row in rows:
+        if row["kind"] == "operator" or row["name"] == "quadtree":
+            now = count_case(Case(*(row[key] for key in ("kind", "name", "height", "width", "kernel"))))
+            assert all(now[key] == row[key] for key in ("macs", "attention", "elementwise", "parameters", "parts"))
+
+
 def test_all_of_them_are_planned():
     cases = plan(None, None, [(540, 960), (540, 960), (135, 480)], "auto")
     assert len(cases) == 2 * (len(PRESETS) + len(ATTENTION))

@@ -42,6 +42,8 @@ def test_products_by_hand():
     a, b = torch.zeros(2, 3, 4), torch.zeros(2, 4, 5)
     assert macs(torch.matmul, a, b) == 2 * 3 * 4 * 5
     assert macs(lambda x, y: torch.einsum("bij,bjk->bik", x, y), a, b) == 2 * 3 * 4 * 5
+    assert macs(torch.matmul, a, torch.zeros(4)) == 2 * 3 * 4
+    assert macs(torch.matmul, torch.zeros(4), torch.zeros(4)) == 4
     assert macs(lambda x: x.softmax(-1) + x.exp(), a) == 0
 
 

@@ -3,8 +3,8 @@
 Multiply-adds are those of matrix products, convolutions and einsums, 1 for each product that is summed up. Gathers count by
 the products that follow them: ``stereo.kernels.reference`` is the law for what an operator computes, so that is counted,
 whatever backend would run. Multiplications and divisions element by element (scaling, gates, weighted sums of a few
-values) are a second figure, ``elementwise``. Not counted: additions alone, exp, softmax, normalisation, pooling, sorting,
-top-K, copies.
+values) are a second figure, ``elementwise``. Not counted: additions alone, exp, softmax, normalisation, pooling,
+interpolation, sorting, top-K, copies.
 """
 
 from __future__ import annotations
@@ -23,6 +23,22 @@ from torch.utils._pytree import tree_leaves
 from torch.utils.flop_counter import FlopCounterMode
 
 DEFINITION = "reference"  # the backend whose products are the definition
+
+
+def _products(*_: Any, out_val: Tensor, **__: Any) -> int:
+    return math.prod(out_val.shape) if out_val.is_floating_point() else 0  # arithmetic of indices is no arithmetic
+
+
+_products._get_raw = True  # type: ignore[attr-defined]  # FlopCounterMode: hand over tensors, not shapes
+
+
+def _by_vector(matrix: torch.Size, *_: Any, **__: Any) -> int:
+    return 2 * math.prod(matrix)  # FLOP, as FlopCounterMode's own formulas; of a product of two vectors, too
+
+
+# What FlopCounterMode has no formula for.
+ELEMENTWISE = (torch.ops.aten.mul, torch.ops.aten.div)
+FORMULAS = dict.fromkeys(ELEMENTWISE, _products) | dict.fromkeys((torch.ops.aten.mv, torch.ops.aten.dot), _by_vector)
 
 
 @dataclass(frozen=True)
@@ -54,7 +70,7 @@ def count_forward(module: nn.Module, *inputs: Tensor, kernel: str = DEFINITION, 
         if isinstance(getattr(part, "kernel", None), str):
             part.kernel = kernel  # type: ignore[assignment]
     memory = _LiveBytes()
-    counter = FlopCounterMode(display=False, custom_mapping={torch.ops.aten.mul: _products, torch.ops.aten.div: _products})
+    counter = FlopCounterMode(display=False, custom_mapping=FORMULAS)
     with FakeTensorMode(allow_non_fake_inputs=True) as fake:
         shapes = [fake.from_tensor(x) for x in inputs]
         with torch.no_grad(), memory, counter:
@@ -74,19 +90,9 @@ def count_forward(module: nn.Module, *inputs: Tensor, kernel: str = DEFINITION, 
     )
 
 
-ELEMENTWISE = (torch.ops.aten.mul, torch.ops.aten.div)
-
-
 def _macs(counts: dict[Any, int]) -> int:
     """FlopCounterMode counts a multiply-add as two."""
     return sum(n for packet, n in counts.items() if packet not in ELEMENTWISE) // 2
-
-
-def _products(*_: Any, out_val: Tensor, **__: Any) -> int:
-    return math.prod(out_val.shape) if out_val.is_floating_point() else 0  # arithmetic of indices is no arithmetic
-
-
-_products._get_raw = True  # type: ignore[attr-defined]  # FlopCounterMode: hand over tensors, not shapes
 
 
 class _LiveBytes(TorchDispatchMode):
