@@ -64,8 +64,9 @@ def trace(scene: Scene, x: Tensor, y: Tensor, right: bool) -> View:
     """
     u, disp, _ = _solve(scene.surfaces[0], x.clone(), y, right)
     sheet = torch.zeros_like(x, dtype=torch.int64)
+    row_bounds = y.amin(dim=1), y.amax(dim=1)
     for number, surface in enumerate(scene.surfaces[1:], start=1):
-        part = _window(surface, x, y, right)
+        part = _window(surface, x, row_bounds, right)
         if part is None:
             continue
         u_here, disp_here, inside = _solve(surface, x[part], y[part], right)
@@ -76,10 +77,17 @@ def trace(scene: Scene, x: Tensor, y: Tensor, right: bool) -> View:
     return View(sheet, u, disp)
 
 
-def _window(surface: Surface, x: Tensor, y: Tensor, right: bool) -> tuple[slice, slice] | None:
-    """Rows and columns of the grid (h, w) outside which no point can lie on the sheet; None when none can."""
+def _window(
+    surface: Surface, x: Tensor, row_bounds: tuple[Tensor, Tensor], right: bool
+) -> tuple[slice, slice] | None:
+    """Rows and columns of the grid x (h, w) outside which no point can lie on the sheet; None when none can.
+
+    row_bounds: least and largest y of every row of the grid, (h,) each.
+    """
     _, _, y0, y1 = _extent(surface)
-    rows = _span((y.amax(dim=1) >= y0) & (y.amin(dim=1) <= y1))
+    if math.isinf(y0):
+        return slice(None), slice(None)
+    rows = _span((row_bounds[1] >= y0) & (row_bounds[0] <= y1))
     if rows is None:
         return None
     x0, x1 = _columns_seen(surface, right)
@@ -100,14 +108,22 @@ def hidden(scene: Scene, view: View, y: Tensor, x_other: Tensor, width: int, oth
     image is resampled and there is no threshold but TOLERANCE.
     """
     lost = (x_other < 0) | (x_other > width - 1)
+    row_bounds = y.amin(dim=1), y.amax(dim=1)
     for number, surface in enumerate(scene.surfaces):
-        part = _window(surface, x_other, y, other_is_right)
+        part = _window(surface, x_other, row_bounds, other_is_right)
         if part is None:
             continue
         x0, x1 = _columns_seen(surface, other_is_right)
         x, disp = x_other[part], view.disp[part]
-        within = (x >= x0) & (x <= x1) & (disp < _disparities(surface)[1])
-        where = (within & (view.sheet[part] != number) & ~lost[part]).nonzero(as_tuple=True)
+        behind = disp < _disparities(surface)[1] - TOLERANCE
+        if not behind.any():
+            continue
+        behind &= view.sheet[part] != number
+        behind &= ~lost[part]
+        if math.isfinite(x0):
+            behind &= x >= x0
+            behind &= x <= x1
+        where = behind.nonzero(as_tuple=True)
         if len(where[0]):
             _, disp_here, inside = _solve(surface, x[where], y[part][where], other_is_right)
             lost[part][where] = inside & (disp_here > disp[where] + TOLERANCE)
@@ -118,7 +134,7 @@ def shade(scene: Scene, view: View, y: Tensor, bank: tuple[Tensor, Tensor]) -> T
     """Colour of every traced point -> (3, h, w) in [0, 1]. A point has the same colour in both views."""
     colour = torch.empty(3, view.u.numel())
     sheet, u_all, y_all = view.sheet.reshape(-1), view.u.reshape(-1), y.reshape(-1)
-    order = torch.argsort(sheet, stable=True)
+    order = torch.argsort(sheet.to(torch.uint8), stable=True)  # a scene has fewer than 256 sheets; bytes sort faster
     counts = torch.bincount(sheet, minlength=len(scene.surfaces)).tolist()
     start = 0
     for surface, count in zip(scene.surfaces, counts, strict=True):

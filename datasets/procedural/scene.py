@@ -13,7 +13,7 @@ import torch
 from torch import Tensor
 
 SHAPES = ("everywhere", "ellipse", "box", "blob", "polygon", "bar", "ring", "lattice", "fence", "wire")
-NEWTON_STEPS, NEWTON_TOLERANCE = 7, 1e-4  # px; convergence is quadratic, so after such a step the rest is rounding
+NEWTON_STEPS, NEWTON_TOLERANCE = 7, 0.01  # px; convergence is quadratic: after such a step the rest is rounding
 BULGE_REACH = 1.5  # a bulge is flat beyond this many radii, which bounds its slope everywhere
 
 
