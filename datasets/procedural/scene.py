@@ -85,7 +85,8 @@ class Surface:
             near_y = (y - centre_y) / self.radius[1]
             along_y = along_y - self.bulge * near_y.clamp(-BULGE_REACH, BULGE_REACH).square()
         phase_y = self.wave[1] * y + self.wave[2]
-        u, moving = x_right + self.disp, torch.ones_like(x_right, dtype=torch.bool)
+        u = (x_right + along_y) / (1 - slope)  # the plane's answer is a good start
+        moving = torch.ones_like(x_right, dtype=torch.bool)
         for _ in range(NEWTON_STEPS):
             disp = along_y + slope * u
             steep: Tensor | float = slope
