@@ -82,9 +82,9 @@ def list_pairs(left: Path, right: Path) -> list[tuple[str, Path, Path]]:
 def run_infer(args: argparse.Namespace) -> dict[str, Any]:
     pairs = list_pairs(Path(args.left), Path(args.right))
     calibration = read_middlebury_calib(args.calib) if args.calib else None
-    check_pair(read_image(pairs[0][1]), read_image(pairs[0][2]))  # before the network is loaded and a folder made
-    folder = make_folder(Path(args.output))
+    check_pair(read_image(pairs[0][1]), read_image(pairs[0][2]))  # before the network is loaded
     predictor, weights = load_predictor(args)
+    folder = make_folder(Path(args.output))  # last, so that refused input leaves no empty folder behind
     done = []
     for stem, left_path, right_path in pairs:
         left, right = read_image(left_path), read_image(right_path)
