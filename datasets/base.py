@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import inspect
 import re
 from collections.abc import Callable
 from typing import Protocol
@@ -42,8 +43,8 @@ def open_generated(text: str) -> GeneratedDataset:
     return GeneratedDataset(given["seed"], given["count"], given["height"], given["width"])
 
 
-# A builder gets what follows the first colon of NAME:REST, as it stands.
-DATASETS: dict[str, Callable[[str], StereoDataset]] = {
+# A builder gets what follows the first colon of NAME:REST without its options, and those as keywords.
+DATASETS: dict[str, Callable[..., StereoDataset]] = {
     "flyingthings3d": FlyingThings3D,
     "generated": open_generated,
     "pairs": PairsDataset,
@@ -51,13 +52,21 @@ DATASETS: dict[str, Callable[[str], StereoDataset]] = {
 
 
 def open_dataset(spec: str) -> StereoDataset:
-    """Open ``NAME:REST``, for example "pairs:photos"; REST is mostly a folder and may hold colons itself.
+    """Open ``NAME:REST`` or ``NAME:REST?option=value&option=value``, for example "flyingthings3d:data?split=TEST".
 
-    Raises InputError for a missing part or an unknown name, and whatever the builder of that data set raises.
+    REST is mostly a folder and may hold colons itself; the options are the builder's keywords, all of them text.
+    Raises InputError for a missing part, an unknown name or option, and whatever the builder of that data set raises.
     """
     name, colon, rest = spec.partition(":")
     if not colon or not rest:
         raise InputError(f"got data set '{spec}', expected NAME:PATH, for example pairs:{spec.rstrip(':') or 'FOLDER'}")
     if name not in DATASETS:
         raise InputError(f"unknown data set '{name}': {near_matches(name, DATASETS)}")
-    return DATASETS[name](rest)
+    rest, _, text = rest.partition("?")
+    builder, options = DATASETS[name], dict(part.partition("=")[::2] for part in text.split("&") if part)
+    allowed = list(inspect.signature(builder).parameters)[1:]  # after the path
+    for option in options:
+        if option not in allowed:
+            expected = near_matches(option, allowed) if allowed else "it has none"
+            raise InputError(f"unknown option '{option}' of data set '{name}': {expected}")
+    return builder(rest, **options)

@@ -4,9 +4,8 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from datasets.truth import read_mask, read_truth, wxh
-from stereo.image_io import read_image
-from stereo.types import InputError, Sample
+from datasets.frames import Frame, FrameDataset, existing
+from stereo.types import InputError
 
 REQUIRED = ("left.png", "right.png", "disp_left.pfm")
 # The data set's own mask goes before the one that was computed from its ground truth.
@@ -28,7 +27,18 @@ def _find_scenes(root: Path) -> list[Path]:
     return folders
 
 
-class PairsDataset:
+def _frame(folder: Path) -> Frame:
+    return Frame(
+        name=f"{folder.parent.name}/{folder.name}",
+        left=folder / "left.png",
+        right=folder / "right.png",
+        disp=folder / "disp_left.pfm",
+        disp_right=existing(folder / "disp_right.pfm"),
+        occluded=next((folder / name for name in OCCLUSION_MASKS if (folder / name).is_file()), None),
+    )
+
+
+class PairsDataset(FrameDataset):
     """Scenes in the layout::
 
         ROOT/
@@ -41,35 +51,11 @@ class PairsDataset:
               occ_left_derived.png     optional, read when occ_left.png is absent
 
     ``root`` may also be one <set> folder or one <scene> folder; a scene is called "<set>/<scene>" in each case. Scenes are
-    sorted by path; other files and folders are ignored. Without a mask ``occluded`` is None (not known).
+    sorted by path; other files and folders are ignored. Without a mask and without disp_right.pfm ``occluded`` is None.
     Raises InputError when no scene is found or a scene lacks a required file; reading a scene raises it for a damaged file,
     unequal sizes, a negative disparity, or a mask with a third value.
     """
 
     def __init__(self, root: str | Path) -> None:
-        self._folders = _find_scenes(Path(root).resolve())  # "." has no name of its own
-        self.names = tuple(f"{folder.parent.name}/{folder.name}" for folder in self._folders)
-
-    def __len__(self) -> int:
-        return len(self.names)
-
-    def __getitem__(self, index: int) -> Sample:
-        folder, name = self._folders[index], self.names[index]
-        left, right = read_image(folder / "left.png"), read_image(folder / "right.png")
-        size = left.shape[:2]
-        if right.shape[:2] != size:
-            raise InputError(f"'{folder}': left.png is {wxh(size)}, right.png is {wxh(right.shape)}; expected equal sizes")
-        disp, valid = read_truth(folder / "disp_left.pfm", size)
-        path = folder / "disp_right.pfm"
-        mask = next((folder / name for name in OCCLUSION_MASKS if (folder / name).is_file()), None)
-        disp_right, valid_right = read_truth(path, size) if path.is_file() else (None, None)
-        return Sample(
-            left=left,
-            right=right,
-            disp=disp,
-            valid=valid,
-            occluded=None if mask is None else read_mask(mask, size),
-            disp_right=disp_right,
-            valid_right=valid_right,
-            name=name,
-        )
+        folders = _find_scenes(Path(root).resolve())  # "." has no name of its own
+        super().__init__([_frame(folder) for folder in folders])

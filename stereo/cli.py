@@ -8,6 +8,7 @@ from __future__ import annotations
 import argparse
 import hashlib
 import json
+import logging
 import sys
 import time
 from collections.abc import Callable, Sequence
@@ -332,6 +333,7 @@ def build_parser() -> argparse.ArgumentParser:
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Run one command; returns the exit code."""
+    logging.basicConfig(level=logging.INFO, format="%(message)s")  # to stderr: what was chosen, derived or built
     try:
         args = build_parser().parse_args(argv)
         result = args.run(args)

@@ -13,7 +13,22 @@ from stereo.types import InputError
 
 
 @dataclass(frozen=True)
-class ModelConfig:
+class AttentionConfig:
+    """The operator of every self and cross layer; of the settings each operator takes those that it has."""
+
+    attention: str = "quadtree_b"  # a key of stereo.attention.ATTENTION
+    levels: int = 4  # L, quadtree levels, finest included
+    topk: int = 8  # K, columns kept per query at every level; regions, of bilevel_routing
+    pool: str = "mean_max"  # what a coarse node shows of its children: mean (as published) | mean_max
+    lepe: bool = False  # quadtree_b: add a depthwise 3x3 convolution of the values
+    reduction: int = 4  # spatial_reduction: side of a pooled block, in tokens
+    window: int = 8  # window: side of a window, in tokens; shifted by half of it in every other layer
+    region: int = 8  # bilevel_routing: side of a region, in tokens
+    position: str = "rotary"  # rotary | relative (STTR's sine table) | none
+
+
+@dataclass(frozen=True)
+class ModelConfig(AttentionConfig):
     """Shape of a network. ``preset`` is the name of the row in PRESETS that it started from."""
 
     preset: str = "small"
@@ -22,15 +37,12 @@ class ModelConfig:
     context_channels: int = 96  # width at 1/8 resolution
     layers: int = 3  # T, each one self layer and one cross layer
     heads: int = 4
-    attention: str = "quadtree_b"  # a key of stereo.attention.ATTENTION
-    levels: int = 4  # L, quadtree levels, finest included
-    topk: int = 8  # K, columns kept per query at every level
     expansion: int = 2  # hidden width of the feed-forward part, in units of C
     sinkhorn_iterations: int = 4
 
 
 @dataclass(frozen=True)
-class SttrConfig:
+class SttrConfig(AttentionConfig):
     """Shape of an STTR network (SPEC 1). ``preset`` is the name of the row in PRESETS that it started from."""
 
     preset: str = "sttr"
@@ -40,11 +52,10 @@ class SttrConfig:
     growth: int = 4  # channels that a layer of the decoder's dense blocks adds
     layers: int = 6  # T, each one self layer and one cross layer
     heads: int = 8
-    attention: str = "dense"  # a key of stereo.attention.ATTENTION; every layer's, self and cross. The match stays dense
-    levels: int = 4  # L, quadtree levels, finest included
-    topk: int = 6  # K, columns kept per query at every level
-    pool: str = "mean"  # what a coarse node shows of its children: mean (as published) | mean_max
-    position: str = "relative"  # relative | rotary | none
+    attention: str = "dense"  # the match is dense whatever this is
+    topk: int = 6
+    pool: str = "mean"
+    position: str = "relative"
     matching: str = "transport"  # transport | softmax
     sinkhorn_iterations: int = 10
     adjust_blocks: int = 8  # of the context adjustment; 0 leaves it out

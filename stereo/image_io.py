@@ -177,6 +177,19 @@ def read_image(path: str | os.PathLike[str]) -> np.ndarray:
     return cv2.cvtColor(image, cv2.COLOR_BGR2RGB)
 
 
+def read_stored(path: str | os.PathLike[str]) -> np.ndarray:
+    """Read the numbers of an image file as they are stored, for pictures that hold measurements: no scaling, no rotation.
+
+    -> (H, W) of one channel or (H, W, 3) RGB (alpha dropped); uint8 (1-bit PNG: 0 and 255), uint16, or float32 of a TIFF.
+    Raises InputError when the file is missing, empty, truncated or no image.
+    """
+    path = Path(path)
+    with _reading(path, "image") as (file, _):
+        data = file.read()
+    image = _decode(data, path, cv2.IMREAD_UNCHANGED)
+    return image if image.ndim == 2 else cv2.cvtColor(image[..., :3], cv2.COLOR_BGR2RGB)
+
+
 def _encode(image: np.ndarray, path: Path) -> bytes:
     """The bytes of ``image`` (BGR or one channel) in the format that the extension of ``path`` names."""
     done = False

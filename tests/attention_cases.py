@@ -69,8 +69,8 @@ OPTIONS: dict[str, list[Variant]] = {
     ],
     "spatial_reduction": [Variant("spatial_reduction", {"reduction": r}, block=r) for r in (1, 4)],
     "window": [
-        Variant("window", {"size": 4}, any_grids=False),
-        Variant("window", {"size": 8, "shifted": True, "kernel": "reference"}, any_grids=False),
+        Variant("window", {"window": 4}, any_grids=False),
+        Variant("window", {"window": 8, "shifted": True, "kernel": "reference"}, any_grids=False),
     ],
     "bilevel_routing": [
         Variant("bilevel_routing", {"region": 4, "topk": EVERYTHING}, block=4),

@@ -22,7 +22,7 @@ BF16_OPERATORS: dict[str, Callable[[], nn.Module]] = {
     "dense": functools.partial(build_attention, "dense"),
     "linear": functools.partial(build_attention, "linear"),
     "spatial_reduction": functools.partial(build_attention, "spatial_reduction", reduction=2),
-    "window": functools.partial(build_attention, "window", size=EVERYTHING // 5),
+    "window": functools.partial(build_attention, "window", window=EVERYTHING // 5),
     "bilevel_routing": functools.partial(build_attention, "bilevel_routing", region=8, topk=EVERYTHING),
     "additive": lambda: Variant("additive").build(torch.float32),
 }

@@ -9,11 +9,13 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from stereo.attention import ATTENTION
-from stereo.config import PRESETS, LossConfig, ModelConfig
+from stereo.attention import ATTENTION, build_attention
+from stereo.attention.position import relative_sine
+from stereo.config import PRESETS, LossConfig, ModelConfig, preset
 from stereo.losses import stereo_loss
 from stereo.model.build import build_model
 from stereo.model.stereo_model import StereoModel
+from stereo.model.transformer import AttentionLayer
 from stereo.types import Batch, InputError, Prediction
 
 # A batch of 2 runs other matrix kernels than a batch of 1: the same float32 products, summed in another order.
@@ -156,9 +158,10 @@ def test_who_attends_to_whom(tiny: StereoModel):
             handle.remove()
     assert len(calls) == 2 * tiny.config.layers
     for own, cross in zip(calls[::2], calls[1::2], strict=True):
-        assert len(own) == 2
-        assert torch.equal(own[0], own[1])
-        x, source, side = cross
+        x, source, code = own  # without a side
+        assert torch.equal(x, source)
+        assert code == "rotary"
+        x, source, _, side = cross
         assert torch.equal(source, torch.cat([x[2:], x[:2]]))
         assert not torch.equal(x[:2], x[2:])
         assert side.tolist() == [1, 1, -1, -1]
@@ -255,3 +258,84 @@ def test_operators_get_the_options_that_they_have():
             assert (operator.levels, operator.topk, operator.kernel) == (3, [5, 5, 5], "reference")
         if attention == "additive":
             assert operator.query_pool.shape == (PRESETS["tiny"].channels // PRESETS["tiny"].heads,)
+
+
+def test_windows_are_shifted_in_every_other_layer():
+    config = replace(preset("tiny"), attention="window", window=6, layers=4)
+    layers = build_model(config).transformer.layers
+    found = [(layer.self_attention.operator.offset, layer.cross_attention.operator.offset) for layer in layers]
+    assert found == [(0, 0), (3, 3), (0, 0), (3, 3)]
+
+
+@pytest.mark.parametrize(
+    ("settings", "attribute", "value"),
+    [
+        ({"attention": "spatial_reduction", "reduction": 3}, "reduction", 3),
+        ({"attention": "bilevel_routing", "region": 5, "topk": 2}, "region", 5),
+        ({"attention": "quadtree_a", "levels": 3, "pool": "mean"}, "pool", "mean"),
+        ({"attention": "quadtree_b", "lepe": True}, "lepe_channels", 32),
+    ],
+)
+def test_settings_reach_the_operator(settings: dict, attribute: str, value: object):
+    model = build_model(replace(preset("tiny"), **settings)).eval()
+    for layer in model.transformer.layers:
+        assert getattr(layer.cross_attention.operator, attribute) == value
+    with torch.no_grad():
+        assert model(*pair(16, 48)).disp.isfinite().all()
+
+
+@pytest.mark.parametrize(
+    ("settings", "line"),
+    [
+        ({"attention": "quadtre_b"}, "unknown attention 'quadtre_b'.*did you mean quadtree_b"),
+        ({"attention": "dense", "lepe": True}, "only quadtree_b has"),
+        ({"attention": "linear", "position": "relative"}, "no scores to add relative positions to"),
+        ({"position": "rotray"}, "did you mean rotary"),
+        ({"heads": 3}, "got 32 channels for 3 heads"),
+        ({"attention": "window", "window": 0}, "got window 0, expected at least 1"),
+    ],
+)
+def test_impossible_settings_get_one_line(settings: dict, line: str):
+    with pytest.raises(InputError, match=line):
+        build_model(replace(preset("tiny"), **settings))
+
+
+@pytest.mark.parametrize("attention", ["dense", "quadtree_b"])
+def test_positions_are_those_that_were_asked_for(attention: str):
+    """Without a code moving all columns changes nothing; the relative table and the rotary code tell near from far."""
+    left, right = pair(16, 64)
+    results = {}
+    for position in ("rotary", "relative", "none"):
+        torch.manual_seed(5)
+        model = build_model(replace(preset("tiny"), attention=attention, position=position)).eval()
+        with torch.no_grad():
+            results[position] = model(left, right).disp
+    assert (results["rotary"] - results["none"]).abs().max() > 1e-3
+    assert (results["relative"] - results["none"]).abs().max() > 1e-3
+    assert (results["relative"] - results["rotary"]).abs().max() > 1e-3
+
+
+def test_relative_terms_in_the_layer_are_those_of_the_formula():
+    """q k + q r + r k for every pair of columns, r the layer's own projections of the sine of their distance (STTR 3.1)."""
+    torch.manual_seed(0)
+    channels, heads, width = 16, 2, 7
+    layer = AttentionLayer(channels, heads, build_attention("dense")).double()
+    x, source = torch.randn(2, 1, 1, width, channels, dtype=torch.float64)
+    table = relative_sine(width, channels, 1.0).double()
+    message = layer(x, source, table)
+    d = channels // heads
+    expected = torch.zeros(width, channels, dtype=torch.float64)
+    keys, values = layer.key_value(source[0, 0]).chunk(2, dim=-1)
+    queries = layer.query(x[0, 0])
+    for head in range(heads):
+        own = slice(head * d, (head + 1) * d)
+        scores = torch.zeros(width, width, dtype=torch.float64)
+        for i in range(width):
+            for j in range(width):
+                phase = (i - j) / 10000 ** (torch.arange(0, channels, 2, dtype=torch.float64) / channels)
+                sine = torch.stack([phase.sin(), phase.cos()], dim=-1).flatten()
+                q_r, k_r = layer.query(sine)[own], layer.key_value(sine)[:channels][own]
+                q, k = queries[i, own], keys[j, own]
+                scores[i, j] = (q @ k + q @ k_r + q_r @ k) / d**0.5
+        expected[:, own] = scores.softmax(dim=-1) @ values[:, own]
+    torch.testing.assert_close(message[0, 0], layer.out(expected), atol=1e-6, rtol=0)

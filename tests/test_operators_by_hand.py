@@ -116,9 +116,9 @@ FORMULAS: list[tuple[Callable[[Task, Place, Any], np.ndarray], dict[str, Any], l
     (linear, {}, ANY),
     (spatial_reduction, {"reduction": 2}, ANY),
     (spatial_reduction, {"reduction": 3}, ANY),
-    (window, {"size": 3}, SAME),
-    (window, {"size": 4, "shifted": True}, SAME),
-    (window, {"size": 5, "shifted": True, "kernel": "reference"}, SAME),
+    (window, {"window": 3}, SAME),
+    (window, {"window": 4, "shifted": True}, SAME),
+    (window, {"window": 5, "shifted": True, "kernel": "reference"}, SAME),
     (bilevel_routing, {"region": 2, "topk": 2}, ANY),
     (bilevel_routing, {"region": 3, "topk": 1, "kernel": "reference"}, ANY),
     (bilevel_routing, {"region": 3, "topk": EVERYTHING}, ANY),
@@ -153,7 +153,11 @@ def test_operator_equals_its_formula(formula: Callable, options: dict, query: Si
 @pytest.mark.parametrize("rotary", [False, True], ids=["plain", "rotary"])
 @pytest.mark.parametrize(
     ("name", "options"),
-    [("spatial_reduction", {"reduction": 1}), ("window", {"size": 50}), ("bilevel_routing", {"region": 3, "topk": EVERYTHING})],
+    [
+        ("spatial_reduction", {"reduction": 1}),
+        ("window", {"window": 50}),
+        ("bilevel_routing", {"region": 3, "topk": EVERYTHING}),
+    ],
 )
 def test_operator_that_leaves_nothing_out_equals_dense(
     name: str, options: dict[str, Any], rotary: bool, side: int | None, scope: str
@@ -204,7 +208,7 @@ class PerPair:
 @pytest.mark.parametrize(
     ("name", "options"),
     [
-        ("window", {"size": 50}),
+        ("window", {"window": 50}),
         ("bilevel_routing", {"region": 3, "topk": EVERYTHING}),
         ("spatial_reduction", {"reduction": 1}),
         ("quadtree_a", {"levels": 1}),
@@ -230,7 +234,7 @@ def test_operators_without_pairs_refuse_terms_per_pair(name: str) -> None:
     ("name", "options"),
     [
         ("spatial_reduction", {"reduction": 0}),
-        ("window", {"size": 0}),
+        ("window", {"window": 0}),
         ("bilevel_routing", {"region": 0}),
         ("bilevel_routing", {"topk": 0}),
     ],

@@ -13,8 +13,8 @@ from stereo.attention.sparse import KeyGrid, allowed_candidates, candidate_score
 class WindowAttention(nn.Module):
     """Softmax over the tokens of the query's own window (Swin Transformer, arXiv 2103.14030, section 3.2).
 
-    size: s, windows are 1 x s in row scope and s x s in image scope. shifted: move the grid of windows by s // 2, as Swin does
-    in every other layer; windows are cut off at the edges where Swin wraps them around and masks, which is the same. Without
+    window: s, windows are 1 x s in row scope and s x s in image scope. shifted: move their grid by s // 2, as Swin does in
+    every other layer; windows are cut off at the edges where Swin wraps them around and masks, which is the same. Without
     Swin's learned relative bias: position comes from the position object. O(W s). Queries and keys lie on one grid. In cross
     attention a window holds only disparities below its size, so this operator is for self attention and comparisons.
     kernel: a backend name of stereo.kernels.
@@ -22,11 +22,11 @@ class WindowAttention(nn.Module):
 
     scopes = ("row", "image")
 
-    def __init__(self, size: int = 8, shifted: bool = False, kernel: str = "auto"):
+    def __init__(self, window: int = 8, shifted: bool = False, kernel: str = "auto"):
         super().__init__()
-        if size < 1:
-            raise ValueError(f"expected size >= 1, got {size}")
-        self.size, self.offset, self.kernel = size, size // 2 if shifted else 0, kernel
+        if window < 1:
+            raise ValueError(f"expected window >= 1, got {window}")
+        self.size, self.offset, self.kernel = window, window // 2 if shifted else 0, kernel
 
     def forward(
         self,

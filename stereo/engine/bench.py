@@ -26,6 +26,7 @@ from stereo.config import PRESETS, near_matches
 from stereo.engine import count
 from stereo.engine.count import count_forward
 from stereo.engine.evaluate import cpu_name
+from stereo.engine.memory import keep_freed_memory
 from stereo.image_io import atomic_write
 from stereo.kernels import BACKENDS
 from stereo.model.build import build_model
@@ -45,6 +46,7 @@ PROTOCOL = f"""\
 networks: one pair, fp32, no gradient; a side that a network cannot take is rounded up to the next that it can (run_size).
 operators: q, k, v -> message alone, for the {VIEWS} views of a pair on sttr's tokens (stride {STRIDE}), {HEADS} heads of
 {HEAD_DIM}, scope row, no positions; {OPERATOR_OPTIONS}.
+seconds: median of the repeats, after one call that is not timed, freed memory kept in the process.
 attention: the part of macs inside the operators of a network, relative positions included, the match not.
 """ + (count.__doc__ or "").partition("\n\n")[2]
 
@@ -202,6 +204,7 @@ def worker() -> None:
     with torch.no_grad():
         module(*inputs)  # warms up
         peak = peak_bytes() - before
+        keep_freed_memory()  # after the peak, which is that of the allocator as it comes
         for _ in range(task["repeats"]):
             start = time.perf_counter()
             module(*inputs)

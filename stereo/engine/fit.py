@@ -13,7 +13,7 @@ from torch.utils.tensorboard import SummaryWriter
 from tqdm import tqdm
 
 from stereo.checkpoint import load_state, save_state
-from stereo.config import Recipe, to_dict
+from stereo.config import Recipe, model_config, to_dict
 from stereo.engine.schedule import warmup_cosine
 from stereo.losses import stereo_loss
 from stereo.model.build import Network
@@ -145,7 +145,7 @@ def _state(recipe: Recipe, model, optimizer, step: int, seconds: float) -> dict:
 def _restore(path: Path, recipe: Recipe, model, optimizer) -> tuple[int, float]:
     """Load a checkpoint into model and optimiser; the step to go on with, and the seconds spent so far."""
     state = load_state(path)
-    if state["recipe"]["model"] != to_dict(recipe.model):
+    if model_config(state["recipe"]["model"], f"checkpoint '{path}'") != recipe.model:
         raise InputError(f"checkpoint '{path}' was trained with another [model] section; start a new run folder")
     model.load_state_dict(state["model"])
     optimizer.load_state_dict(state["optimizer"])

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from functools import partial
 from typing import Any
 
 from torch import nn
@@ -41,15 +40,12 @@ def build_model(config: AnyModelConfig | str = "small", kernel: str = "auto") ->
 
 
 def _build_stereo_model(c: ModelConfig, kernel: str) -> StereoModel:
-    sizes = ("channels", "stem_channels", "context_channels", "layers", "heads", "levels", "topk", "expansion")
-    _check_sizes(c, *sizes, "sinkhorn_iterations")
-    if c.channels % (4 * c.heads):
-        raise InputError(f"got {c.channels} channels for {c.heads} heads, expected a multiple of 4 channels per head")
-
+    _check_sizes(c, "channels", "stem_channels", "context_channels", "layers", "heads", "expansion", "sinkhorn_iterations")
+    make_operator = _operator_maker(c, kernel)
     return StereoModel(
         config=c,
         backbone=Backbone(c.stem_channels, c.channels, c.context_channels),
-        transformer=Transformer(c.channels, c.heads, c.layers, c.expansion, _operator_maker(c, kernel)),
+        transformer=Transformer(c.channels, c.heads, c.layers, c.expansion, make_operator, c.position),
         matching=DenseMatching(c.channels, c.sinkhorn_iterations),
         refine=Refine(c.channels, kernel),
     )
@@ -57,25 +53,10 @@ def _build_stereo_model(c: ModelConfig, kernel: str) -> StereoModel:
 
 def _build_sttr(c: SttrConfig, kernel: str) -> Sttr:
     _check_sizes(c, "channels", "growth", "layers", "heads", "sinkhorn_iterations", "adjust_channels", "adjust_expansion")
-    _check_sizes(c, "levels", "topk")
     _check_sizes(c, "stride", least=0 if c.faithful else 1)
     _check_sizes(c, "adjust_blocks", least=0)
-    choices = {
-        "decoder": ("full", "quarter"),
-        "pool": ("mean", "mean_max"),
-        "position": ("relative", "rotary", "none"),
-        "matching": ("transport", "softmax"),
-    }
-    for name, allowed in choices.items():
-        if getattr(c, name) not in allowed:
-            raise InputError(f"got {name} '{getattr(c, name)}', {near_matches(getattr(c, name), allowed)}")
-    multiple = 4 if c.position == "rotary" else 2
-    if c.channels % (multiple * c.heads):
-        given = f"got {c.channels} channels for {c.heads} heads"
-        raise InputError(f"{given}, expected a multiple of {multiple} channels per head")
+    _check_choices(c, decoder=("full", "quarter"), matching=("transport", "softmax"))
     make_operator = _operator_maker(c, kernel)
-    if c.attention in WITHOUT_PAIRS and c.position == "relative":
-        raise InputError(f"attention '{c.attention}' has no scores to add relative positions to; use position rotary or none")
     grown = 4 * c.growth + 64
     if c.decoder == "quarter" and (c.stride != 4 or c.channels != grown):
         given = f"got stride {c.stride} and {c.channels} channels"
@@ -92,16 +73,36 @@ def _build_sttr(c: SttrConfig, kernel: str) -> Sttr:
     )
 
 
-def _operator_maker(c: AnyModelConfig, kernel: str) -> Callable[[], nn.Module]:
-    """What makes one operator for each layer, with those of the settings that it has."""
-    offered = {"levels": c.levels, "topk": c.topk, "kernel": kernel, "head_dim": c.channels // c.heads}
-    if isinstance(c, SttrConfig):
-        offered["pool"] = c.pool
-    options = {key: value for key, value in offered.items() if key in options_of(c.attention)}
-    return partial(build_attention, c.attention, **options)
+def _operator_maker(c: AnyModelConfig, kernel: str) -> Callable[[int], nn.Module]:
+    """What makes one operator for the layer of that number, with those of the settings that it has."""
+    _check_sizes(c, "levels", "topk", "reduction", "window", "region")
+    _check_choices(c, pool=("mean", "mean_max"), position=("relative", "rotary", "none"))
+    known = options_of(c.attention)
+    multiple = 4 if c.position == "rotary" else 2
+    if c.channels % (multiple * c.heads):
+        given = f"got {c.channels} channels for {c.heads} heads"
+        raise InputError(f"{given}, expected a multiple of {multiple} channels per head")
+    if c.attention in WITHOUT_PAIRS and c.position == "relative":
+        raise InputError(f"attention '{c.attention}' has no scores to add relative positions to; use position rotary or none")
+    if c.lepe and "lepe_channels" not in known:
+        raise InputError(f"attention '{c.attention}' has no lepe, only quadtree_b has; leave it out")
+
+    def make(layer: int) -> nn.Module:
+        offered = {name: getattr(c, name) for name in ("levels", "topk", "pool", "reduction", "window", "region")}
+        offered |= {"kernel": kernel, "head_dim": c.channels // c.heads, "shifted": layer % 2 == 1}
+        offered |= {"lepe_channels": c.channels if c.lepe else 0}
+        return build_attention(c.attention, **{name: value for name, value in offered.items() if name in known})
+
+    return make
 
 
 def _check_sizes(config: Any, *names: str, least: int = 1) -> None:
     for name in names:
         if getattr(config, name) < least:
             raise InputError(f"got {name} {getattr(config, name)}, expected at least {least}")
+
+
+def _check_choices(config: Any, **allowed: tuple[str, ...]) -> None:
+    for name, choices in allowed.items():
+        if getattr(config, name) not in choices:
+            raise InputError(f"got {name} '{getattr(config, name)}', {near_matches(getattr(config, name), choices)}")

@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from stereo.attention.position import Rotary, rotary_frequencies
+from stereo.attention.position import Position, RelativeTerms, Rotary, relative_sine, rotary_frequencies
+
+Code = Tensor | str  # of positions
 
 
 class AttentionLayer(nn.Module):
@@ -24,11 +26,22 @@ class AttentionLayer(nn.Module):
         self.out = nn.Linear(channels, channels)
         self.register_buffer("frequencies", rotary_frequencies(channels // heads), persistent=False)
 
-    def forward(self, x: Tensor, source: Tensor, side: Tensor | None = None) -> Tensor:
+    def forward(self, x: Tensor, source: Tensor, code: Code, side: Tensor | None = None) -> Tensor:
+        """code: "rotary", "none", or a table of relative positions (2w-1, C)."""
         q = self.query(x).unflatten(-1, (self.heads, -1))  # (B, h, w, heads, d)
-        k, v = self.key_value(source).unflatten(-1, (2, self.heads, -1)).unbind(-3)
-        message = self.operator(q, k, v, scope="row", side=side, position=Rotary(self.frequencies))
+        k, v = self._key_value(source)
+        message = self.operator(q, k, v, scope="row", side=side, position=self._position(code))
         return self.out(message.flatten(-2))
+
+    def _key_value(self, source: Tensor) -> tuple[Tensor, Tensor]:
+        k, v = self.key_value(source).unflatten(-1, (2, self.heads, -1)).unbind(-3)
+        return k, v
+
+    def _position(self, code: Code) -> Position | None:
+        if isinstance(code, Tensor):
+            queries = self.query(code).unflatten(-1, (self.heads, -1))
+            return RelativeTerms(queries * queries.shape[-1] ** -0.5, self._key_value(code)[0])
+        return Rotary(self.frequencies) if code == "rotary" else None
 
 
 class FeedForward(nn.Module):
@@ -50,36 +63,53 @@ class FeedForward(nn.Module):
 class Layer(nn.Module):
     """Pre-norm self attention, cross attention and feed-forward, the same weights for both views."""
 
-    def __init__(self, channels: int, heads: int, expansion: int, make_operator: Callable[[], nn.Module]):
+    def __init__(self, channels: int, heads: int, expansion: int, operators: Sequence[nn.Module]):
         super().__init__()
-        self.self_attention = AttentionLayer(channels, heads, make_operator())
-        self.cross_attention = AttentionLayer(channels, heads, make_operator())
+        self.self_attention = AttentionLayer(channels, heads, operators[0])
+        self.cross_attention = AttentionLayer(channels, heads, operators[1])
         self.feed_forward = FeedForward(channels, expansion)
         self.norms = nn.ModuleList(nn.LayerNorm(channels) for _ in range(3))
 
-    def forward(self, x: Tensor, side: Tensor) -> Tensor:
+    def forward(self, x: Tensor, side: Tensor, code: Code) -> Tensor:
         """x (2B, h, w, C): all left images, then all right ones. side (2B,): +1 left, -1 right."""
         y = self.norms[0](x)
-        x = x + self.self_attention(y, y)
+        x = x + self.self_attention(y, y, code)
         y = self.norms[1](x)
-        x = x + self.cross_attention(y, torch.cat(y.chunk(2)[::-1]), side)  # both views at once, from the old features
+        x = x + self.cross_attention(y, torch.cat(y.chunk(2)[::-1]), code, side)  # both views at once, from the old features
         return x + self.feed_forward(self.norms[2](x))
 
 
 class Transformer(nn.Module):
-    """left, right (B, C, h, w) -> left, right (B, h, w, C), each aware of the other."""
+    """left, right (B, C, h, w) -> left, right (B, h, w, C), each aware of the other.
 
-    def __init__(self, channels: int, heads: int, layers: int, expansion: int, make_operator: Callable[[], nn.Module]):
+    make_operator(i): an operator for layer i. position: rotary | relative | none.
+    """
+
+    def __init__(
+        self,
+        channels: int,
+        heads: int,
+        layers: int,
+        expansion: int,
+        make_operator: Callable[[int], nn.Module],
+        position: str = "rotary",
+    ):
         super().__init__()
-        self.layers = nn.ModuleList(Layer(channels, heads, expansion, make_operator) for _ in range(layers))
+        self.layers = nn.ModuleList(
+            Layer(channels, heads, expansion, [make_operator(i), make_operator(i)]) for i in range(layers)
+        )
         self.norm = nn.LayerNorm(channels)
+        self.position = position
 
     def forward(self, features: Tensor) -> tuple[Tensor, Tensor]:
         """features (2B, C, h, w), left images first."""
         x = features.permute(0, 2, 3, 1)
         side = torch.ones(len(x), dtype=torch.int64, device=x.device)
         side[len(x) // 2 :] = -1
+        code: Code = self.position
+        if code == "relative":
+            code = relative_sine(x.shape[2], x.shape[3], scale=1.0).to(x)
         for layer in self.layers:
-            x = layer(x, side)
+            x = layer(x, side, code)
         left, right = self.norm(x).chunk(2)
         return left, right

@@ -82,10 +82,10 @@ class SttrTransformer(nn.Module):
     the match (SPEC 1.8). So the matching shares its projections, in training too; copies would drift apart.
     """
 
-    def __init__(self, channels: int, heads: int, layers: int, make_operator: Callable[[], nn.Module]):
+    def __init__(self, channels: int, heads: int, layers: int, make_operator: Callable[[int], nn.Module]):
         super().__init__()
-        self.self_layers = nn.ModuleList(SelfLayer(channels, heads, make_operator()) for _ in range(layers))
-        self.cross_layers = nn.ModuleList(CrossLayer(channels, heads, make_operator()) for _ in range(layers))
+        self.self_layers = nn.ModuleList(SelfLayer(channels, heads, make_operator(i)) for i in range(layers))
+        self.cross_layers = nn.ModuleList(CrossLayer(channels, heads, make_operator(i)) for i in range(layers))
         for layer_list in (self.self_layers, self.cross_layers):
             for layer in layer_list[1:]:
                 layer.load_state_dict(layer_list[0].state_dict())  # equal at first, as published (SPEC 1.5)

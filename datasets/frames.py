@@ -1,0 +1,115 @@
+"""Data sets that lie in files: a list of frames, and one way of reading a frame.
+
+A reader says where files lie and how they decode; everything else is common.
+"""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from datasets.truth import read_mask, read_truth, wxh
+from stereo.geometry import left_right_check
+from stereo.image_io import read_image
+from stereo.types import InputError, Sample
+
+log = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True)
+class Frame:
+    """The files of one pair; None where there is none. name: what log lines call it, unique within its data set."""
+
+    name: str
+    left: Path
+    right: Path
+    disp: Path | None = None
+    disp_right: Path | None = None
+    occluded: Path | None = None
+    occluded_right: Path | None = None
+
+
+class FrameDataset:
+    """A sequence of Samples that are read when they are asked for: ``names``, ``len(dataset)``, ``dataset[i]``.
+
+    A reader hands its sorted frames to ``__init__`` and, where its files are not PFM in px and masks of 0 and 255, overrides
+    ``read_disparity`` or ``read_occluded``, or ``truth`` where one file says more than one thing.
+    An occlusion mask that has no file is derived from the disparities of both views where they exist (geometry's left-right
+    check), and the log says so once. Reading raises InputError, which names the file, for whatever is damaged.
+    """
+
+    def __init__(self, frames: Sequence[Frame]) -> None:
+        self.frames = tuple(frames)
+        self.names = tuple(frame.name for frame in self.frames)
+        self._derived = False
+
+    def __len__(self) -> int:
+        return len(self.frames)
+
+    def __getitem__(self, index: int) -> Sample:
+        frame = self.frames[index]
+        left, right = read_image(frame.left), read_image(frame.right)
+        size = left.shape[:2]
+        if right.shape[:2] != size:
+            raise InputError(f"'{frame.left}' is {wxh(size)}, '{frame.right}' is {wxh(right.shape)}; expected equal sizes")
+        return Sample(left=left, right=right, name=frame.name, **self.truth(frame, size))
+
+    def truth(self, frame: Frame, size: tuple[int, int]) -> dict[str, Any]:
+        """What is known of a frame whose images are ``size`` (H, W): fields of Sample; those left out are not known."""
+        known: dict[str, Any] = {}
+        for view in ("", "_right"):
+            path, mask = getattr(frame, f"disp{view}"), getattr(frame, f"occluded{view}")
+            if path is not None:
+                known[f"disp{view}"], known[f"valid{view}"] = self.read_disparity(path, size)
+            if mask is not None:
+                known[f"occluded{view}"] = self.read_occluded(mask, size)
+        if {"disp", "disp_right"} <= known.keys() and not {"occluded", "occluded_right"} <= known.keys():
+            known = self._with_derived_masks(known)
+        return known
+
+    def read_disparity(self, path: Path, size: tuple[int, int]) -> tuple[np.ndarray, np.ndarray]:
+        """disp (H, W) float32 px, 0 where unknown, and valid (H, W) bool."""
+        return read_truth(path, size)
+
+    def read_occluded(self, path: Path, size: tuple[int, int]) -> np.ndarray:
+        """(H, W) bool, True where the other camera does not see the pixel."""
+        return read_mask(path, size)
+
+    def _with_derived_masks(self, known: dict[str, Any]) -> dict[str, Any]:
+        if not self._derived:
+            self._derived = True
+            log.info("%s: no occlusion files for %s; masks come from the left-right check", type(self).__name__, self.names[0])
+        left, right = (known[name] for name in ("disp", "disp_right"))
+        valid, valid_right = known["valid"], known["valid_right"]
+        # The check speaks of a left view; the right view is one when everything is mirrored.
+        mirrored = [x[:, ::-1] for x in (right, left, valid_right, valid)]
+        masks = {
+            "occluded": left_right_check(left, right, 1.0, valid, valid_right),
+            "occluded_right": left_right_check(mirrored[0], mirrored[1], 1.0, mirrored[2], mirrored[3])[:, ::-1].copy(),
+        }
+        return masks | known  # a file goes before the check
+
+
+def existing(path: Path) -> Path | None:
+    """The path if there is such a file."""
+    return path if path.is_file() else None
+
+
+def first_folder(root: Path, candidates: Sequence[str], what: str) -> Path:
+    """The first of the folders ``root / candidate`` that exists ("." is root itself). Raises InputError that names them all."""
+    for candidate in candidates:
+        if (root / candidate).is_dir():
+            return root / candidate
+    listed = ", ".join(f"'{root / candidate}'" for candidate in candidates)
+    raise InputError(f"no {what} found; looked for the folders {listed}")
+
+
+def choose(name: str, given: str | None, allowed: Sequence[str], what: str) -> None:
+    """Raise InputError unless ``given`` is one of ``allowed`` or None; ``name`` is the option's name."""
+    if given is not None and given not in allowed:
+        raise InputError(f"got {name} '{given}' for {what}, expected one of {', '.join(allowed)}")
