@@ -87,7 +87,11 @@ def candidate_scores(
     terms = None
     if position is not None:
         q, k = (position.encode(x, at) for x, at in zip((q, k), columns, strict=True))
-        terms = position.terms(q, k, *columns, index)
+        if backend is kernels.matmul:  # whole rows are its way: on short ones a product is cheaper than gathering
+            whole = position.terms(q, k, *columns)
+            terms = None if whole is None else whole.gather(-1, index)
+        else:
+            terms = position.terms(q, k, *columns, index)
     scores = backend.gather_scores(q, k, index)
     return (scores if terms is None else scores + terms).view(existing.shape)
 

@@ -14,7 +14,7 @@ import subprocess
 import sys
 import time
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -22,7 +22,7 @@ import torch
 from torch import Tensor, nn
 
 from stereo.attention import ATTENTION, build_attention, options_of
-from stereo.config import PRESETS, near_matches
+from stereo.config import PRESETS, near_matches, preset
 from stereo.engine import count
 from stereo.engine.count import count_forward
 from stereo.engine.evaluate import cpu_name
@@ -60,6 +60,7 @@ class Case:
     height: int
     width: int
     kernel: str = "auto"
+    settings: dict[str, Any] = field(default_factory=dict)  # of a preset, where they differ: {"attention": "dense"}
 
     def build(self) -> tuple[nn.Module, tuple[int, int]]:
         """The module, in evaluation, and the size that it runs on: px of a network, tokens of an operator."""
@@ -68,7 +69,7 @@ class Case:
             chosen = {key: value for key, value in offered.items() if key in options_of(self.name)}
             rows, columns = (len(range(STRIDE // 2, side, STRIDE)) for side in (self.height, self.width))
             return build_attention(self.name, **chosen).eval(), (rows, columns)
-        model = build_model(self.name, self.kernel).eval()
+        model = build_model(replace(preset(self.name), **self.settings), self.kernel).eval()
         height, width = (
             -(-max(side, model.min_side) // model.granularity) * model.granularity for side in (self.height, self.width)
         )
