@@ -35,8 +35,8 @@ def render_sample(seed: int, index: int, height: int, width: int, max_disparity:
     x, y = x.float(), y.float()
 
     left, right = trace(scene, x, y, right=False), trace(scene, x, y, right=True)
-    occluded = hidden(scene, left, y, x - left.disp, width, other_is_right=True)
-    occluded_right = hidden(scene, right, y, right.u, width, other_is_right=False)
+    occluded = hidden(scene, left, right, y, x - left.disp, other_is_right=True)
+    occluded_right = hidden(scene, right, left, y, right.u, other_is_right=False)
     colours = [shade(scene, left, y, bank), _right_colours(scene, right, x, y, bank, rng if augment else None)]
     clean = [np.ascontiguousarray(c.permute(1, 2, 0).numpy()) for c in colours]
     images = photometric(clean[0], clean[1], rng) if augment else [(image * 255 + 0.5).astype(np.uint8) for image in clean]

@@ -101,32 +101,27 @@ def _span(wanted: Tensor) -> slice | None:
     return slice(int(found[0]), int(found[-1]) + 1) if len(found) else None
 
 
-def hidden(scene: Scene, view: View, y: Tensor, x_other: Tensor, width: int, other_is_right: bool) -> Tensor:
-    """True where the other camera does not see the point: outside its frame, or behind another sheet.
+def hidden(scene: Scene, view: View, other: View, y: Tensor, x_other: Tensor, other_is_right: bool) -> Tensor:
+    """True where the other camera does not see the point: outside its frame, or behind a sheet that its image shows there.
 
-    x_other: (h, w) real-valued column of the point in the other image. The other sheets are solved exactly there, so no
-    image is resampled and there is no threshold but TOLERANCE.
+    other: what the other camera sees at its own pixels, columns 0 .. W-1. x_other: (h, w) real-valued column of the point in
+    that image. A sheet that the image shows in one of the two columns beside the point is solved exactly at the point, so no
+    image is resampled and there is no threshold but TOLERANCE. Slivers between two columns hide nothing: no pixel shows them.
     """
+    width = other.sheet.shape[1]
     lost = (x_other < 0) | (x_other > width - 1)
-    row_bounds = y.amin(dim=1), y.amax(dim=1)
-    for number, surface in enumerate(scene.surfaces):
-        part = _window(surface, x_other, row_bounds, other_is_right)
-        if part is None:
-            continue
-        x0, x1 = _columns_seen(surface, other_is_right)
-        x, disp = x_other[part], view.disp[part]
-        behind = disp < _disparities(surface)[1] - TOLERANCE
-        if not behind.any():
-            continue
-        behind &= view.sheet[part] != number
-        behind &= ~lost[part]
-        if math.isfinite(x0):
-            behind &= x >= x0
-            behind &= x <= x1
-        where = behind.nonzero(as_tuple=True)
-        if len(where[0]):
-            _, disp_here, inside = _solve(surface, x[where], y[part][where], other_is_right)
-            lost[part][where] = inside & (disp_here > disp[where] + TOLERANCE)
+    left = x_other.floor().clamp(0, width - 1).long()
+    beside = [other.sheet.gather(1, left), other.sheet.gather(1, (left + 1).clamp(max=width - 1))]
+    foreign = [(sheet != view.sheet) & ~lost for sheet in beside]
+    where = (foreign[0] | foreign[1]).nonzero(as_tuple=True)
+    own, disp, x, rows = (a[where] for a in (view.sheet, view.disp, x_other, y))
+    here = [sheet[where] for sheet in beside]
+    found = torch.zeros_like(own, dtype=torch.bool)
+    for number in torch.unique(torch.cat(here)).tolist():
+        asked = (((here[0] == number) | (here[1] == number)) & (own != number)).nonzero(as_tuple=True)
+        _, disp_here, inside = _solve(scene.surfaces[number], x[asked], rows[asked], other_is_right)
+        found[asked] |= inside & (disp_here > disp[asked] + TOLERANCE)
+    lost[where] = found
     return lost
 
 
