@@ -56,7 +56,14 @@ class TrainingBatches(Dataset):
         crops = self.config.crops
         height, width = crops[int(np.random.default_rng((self.config.seed, number, 5)).integers(len(crops)))]
         samples = [
-            render_sample(self.config.seed, number * self.batch_size + i, height, width, self.config.max_disparity)
+            render_sample(
+                self.config.seed,
+                number * self.batch_size + i,
+                height,
+                width,
+                self.config.max_disparity,
+                content=self.config.content,
+            )
             for i in range(self.batch_size)
         ]
         return collate(samples)

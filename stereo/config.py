@@ -82,6 +82,24 @@ PRESETS: dict[str, AnyModelConfig] = {
 
 
 @dataclass(frozen=True)
+class ContentConfig:
+    """What the generator puts into its scenes. A share is a probability, a factor multiplies what is usual; 0 leaves it out."""
+
+    slants: float = 1.0  # factor of all slopes
+    relief: float = 1.0  # factor of the share of curved and rippled sheets
+    thin: float = 1.0  # factor of the share of bars, wires, rings, lattices and fences
+    floors: float = 0.5  # share of scenes with a ground plane
+    walls: float = 0.3  # share of scenes with side walls or a ceiling
+    standing: float = 0.5  # share of the objects above a floor that stand on it
+    shadows: float = 0.4  # share of scenes in which objects cast shadows
+    repetition: float = 1.0  # factor of the share of stripes and tiles among the textures
+    plain: float = 1.0  # factor of the share of textures with hardly anything to match
+    photometric: float = 1.0  # factor of what exposure, blur, noise and JPEG do to each view
+    misalignment: float = 0.4  # share of pairs with a right camera that is a little shifted and rolled
+    textures: str = ""  # a folder of photographs that make up half of the textures; none by default
+
+
+@dataclass(frozen=True)
 class DataConfig:
     """Procedural training data. Sizes are (height, width) px; one is drawn per batch."""
 
@@ -89,6 +107,7 @@ class DataConfig:
     crops: tuple[tuple[int, int], ...] = ((96, 640), (128, 480), (64, 960))
     max_disparity: float = 0.4  # of the crop's width
     workers: int = 2
+    content: ContentConfig = field(default_factory=ContentConfig)
 
 
 @dataclass(frozen=True)

@@ -10,7 +10,7 @@ import pytest
 from stereo.image_io import read_disparity, read_image
 from stereo.report import colour
 from stereo.report.colour import colour_disparity, colour_error, gray, robust_range, with_legend
-from stereo.report.figures import pair_figure, panel
+from stereo.report.figures import contact_sheet, pair_figure, panel
 from stereo.types import DisparityMap, Sample
 
 SHARED = Path(__file__).resolve().parents[2] / "shared"
@@ -212,3 +212,28 @@ def test_pair_figure_of_a_genuine_pair():
     assert canvas.dtype == np.uint8
     assert canvas.shape[1] > 3 * left.shape[1]
     assert canvas.shape[0] > 2 * left.shape[0]
+
+
+def test_contact_sheet_has_a_row_per_sample_and_shows_what_is_unknown():
+    rng = np.random.default_rng(0)
+    left, right = rng.integers(0, 256, (2, 60, 140, 3), dtype=np.uint8)
+    disp = np.tile(np.linspace(1, 9, 140, dtype=np.float32), (60, 1))
+    valid = np.ones((60, 140), bool)
+    valid[:, :70] = False
+    known = Sample(left, right, disp, valid, occluded=disp > 5, name="known")
+    sheet = contact_sheet([known, Sample(left, right, name="unknown")], width=140)
+    one = contact_sheet([known], width=140)
+    assert sheet.shape[1] == one.shape[1]
+    assert 1.7 * one.shape[0] < sheet.shape[0] < 2.1 * one.shape[0]
+    # Pictures as they are, at the size they have; no truth is a field of one grey.
+    found = [[(y, x) for y in range(sheet.shape[0] - 60) for x in range(sheet.shape[1] - 140)
+              if sheet[y, x].tolist() == image[0, 0].tolist() and np.array_equal(sheet[y : y + 60, x : x + 140], image)]
+             for image in (left, right)]  # fmt: skip
+    assert [len(places) for places in found] == [2, 2]
+    grey = [int((x == 215).all(axis=2).sum()) for x in (sheet, one)]
+    assert grey[0] - grey[1] > 2 * 60 * 140
+
+
+def test_contact_sheet_of_nothing_is_refused():
+    with pytest.raises(ValueError, match="got 0 pictures"):
+        contact_sheet([])

@@ -6,11 +6,16 @@ import cv2
 import numpy as np
 
 
-def photometric(left: np.ndarray, right: np.ndarray, rng: np.random.Generator) -> tuple[np.ndarray, np.ndarray]:
-    """(H, W, 3) float32 in [0, 1] -> uint8 pair. Geometry is not touched, so the ground truth stays true."""
+def photometric(
+    left: np.ndarray, right: np.ndarray, rng: np.random.Generator, factor: float = 1.0
+) -> tuple[np.ndarray, np.ndarray]:
+    """(H, W, 3) float32 in [0, 1] -> uint8 pair. Geometry is not touched, so the ground truth stays true.
+
+    factor: of what tells the views apart.
+    """
     common = _draw_look(rng, 1.0)
     own = rng.random() < 0.7
-    strength = 0.5 if own else 0.05
+    strength = factor * (0.5 if own else 0.05)
     # One field of grain, turned by half a turn for the other view: no pixel meets its own, at half the cost of two fields.
     grain = rng.standard_normal(left.shape, dtype=np.float32)
     first = _apply(left, common, _draw_look(rng, strength), grain)

@@ -9,8 +9,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from datasets.procedural.scene import BULGE_REACH, Scene, Surface
-from datasets.procedural.textures import SIZE
+from datasets.procedural.scene import BULGE_REACH, Scene, Shadow, Surface
+from datasets.procedural.textures import SIZE, Bank
 
 TOLERANCE = 0.01  # px of disparity by which another sheet must be nearer to hide a point
 
@@ -125,22 +125,34 @@ def hidden(scene: Scene, view: View, other: View, y: Tensor, x_other: Tensor, ot
     return lost
 
 
-def shade(scene: Scene, view: View, y: Tensor, bank: tuple[Tensor, Tensor]) -> Tensor:
+def shade(scene: Scene, view: View, y: Tensor, bank: Bank) -> Tensor:
     """Colour of every traced point -> (3, h, w) in [0, 1]. A point has the same colour in both views."""
     colour = torch.empty(3, view.u.numel())
-    sheet, u_all, y_all = view.sheet.reshape(-1), view.u.reshape(-1), y.reshape(-1)
+    sheet, u_all, y_all, disp_all = (x.reshape(-1) for x in (view.sheet, view.u, y, view.disp))
     order = torch.argsort(sheet.to(torch.uint8), stable=True)  # a scene has fewer than 256 sheets; bytes sort faster
     counts = torch.bincount(sheet, minlength=len(scene.surfaces)).tolist()
     start = 0
-    for surface, count in zip(scene.surfaces, counts, strict=True):
+    for number, (surface, count) in enumerate(zip(scene.surfaces, counts, strict=True)):
         if count:
             where = order[start : start + count]
-            colour[:, where] = _surface_colour(surface, u_all[where], y_all[where], bank)
+            u_here, y_here = u_all[where], y_all[where]
+            lit = _surface_colour(surface, u_here, y_here, bank)
+            for shadow in scene.shadows:
+                if shadow.caster != number:
+                    lit = lit * _lightness(scene.surfaces[shadow.caster], shadow, u_here, y_here, disp_all[where])
+            colour[:, where] = lit
             start += count
     return colour.view(3, *view.u.shape)
 
 
-def _surface_colour(surface: Surface, u: Tensor, y: Tensor, bank: tuple[Tensor, Tensor]) -> Tensor:
+def _lightness(caster: Surface, shadow: Shadow, u: Tensor, y: Tensor, disp: Tensor) -> Tensor:
+    """1 or the shadow's light, for (N,) points of another sheet."""
+    gap = caster.disp - disp  # to the caster's centre: a shadow need not be exact, only the same in both views
+    inside = caster.covers(u + shadow.offset[0] * gap, y + shadow.offset[1] * gap)
+    return torch.where(inside & (gap > 0), shadow.light, 1.0)
+
+
+def _surface_colour(surface: Surface, u: Tensor, y: Tensor, bank: Bank) -> Tensor:
     """(N,) points of one sheet -> (3, N)."""
     angle, scale, offset_u, offset_y = surface.texel
     du, dy = (u - surface.centre[0]) * scale, (y - surface.centre[1]) * scale

@@ -6,13 +6,24 @@ function d(u, y) and a shape mask over (u, y); the right camera sees the point a
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from typing import Any
 
 import numpy as np
 import torch
 from torch import Tensor
 
-SHAPES = ("everywhere", "ellipse", "box", "blob", "polygon", "bar", "ring", "lattice", "fence", "wire")
+from stereo.config import ContentConfig
+
+# Shapes of objects and how often each is drawn.
+OBJECTS = (
+    ("ellipse", 0.15), ("box", 0.17), ("blob", 0.14), ("polygon", 0.17), ("bar", 0.12), ("ring", 0.05), ("lattice", 0.06),
+    ("fence", 0.06), ("wire", 0.08),
+)  # fmt: skip
+SHAPES = ("everywhere", *(shape for shape, _ in OBJECTS))
+THIN = ("bar", "ring", "lattice", "fence", "wire")
+SLOPES = (-0.8, 0.35)  # along u; with the relief on top it stays below 0.75, see Surface.from_right
+CASTERS = 3  # sheets that cast a shadow, at most
 NEWTON_STEPS, NEWTON_TOLERANCE = 7, 0.01  # px; convergence is quadratic: after such a step the rest is rounding
 BULGE_REACH = 1.5  # a bulge is flat beyond this many radii, which bounds its slope everywhere
 
@@ -136,12 +147,26 @@ class Surface:
 
 
 @dataclass(frozen=True)
+class Shadow:
+    """What a sheet does to those behind it, as a function of their points, so that both views agree.
+
+    A point is dimmed to ``light`` if its place, moved by ``offset`` px for every px of disparity by which the sheet is nearer,
+    lies on the sheet.
+    """
+
+    caster: int  # number of the sheet
+    offset: tuple[float, float]  # along u and y
+    light: float  # in (0, 1)
+
+
+@dataclass(frozen=True)
 class Scene:
-    """Surfaces (the first one covers everything) and the size of the frame that they were composed for, in px."""
+    """Surfaces (the first one covers everything), shadows, and the size in px of the frame that they were composed for."""
 
     surfaces: tuple[Surface, ...]
     height: int
     width: int
+    shadows: tuple[Shadow, ...] = ()
 
 
 def _shape_details(rng: np.random.Generator, shape: str, radius: tuple[float, float]) -> tuple[float, ...]:
@@ -172,74 +197,135 @@ def _appearance(rng: np.random.Generator, textures: int) -> dict:
     }
 
 
-def _relief(rng: np.random.Generator, radius: tuple[float, float], strength: float) -> dict:
-    """Bulge and ripple whose slopes along u stay small enough for one u per right column (see Surface.from_right)."""
+def _relief(rng: np.random.Generator, radius: tuple[float, float], share: float, tilt: float) -> dict:
+    """Bulge and ripple whose slopes along u stay small enough for one u per right column (see Surface.from_right).
+
+    tilt: disparity over focal length, to which the relief of a thing of given proportions is proportional.
+    """
     bulge = ripple = 0.0
     wave = (0.0, 0.0, 0.0)
-    if rng.random() < strength:
-        bulge = rng.uniform(-0.05, 0.08) * min(radius)
-    if rng.random() < strength / 2:
+    if rng.random() < share:
+        bulge = rng.uniform(-0.05, 0.08) * min(radius) * min(10 * tilt, 1.0)
+    if rng.random() < share / 2:
         periods = rng.uniform(20, 200, 2)
         wave = (2 * np.pi / periods[0], 2 * np.pi / periods[1], rng.uniform(0, 6.28))
-        ripple = rng.uniform(0, 0.15) / max(wave[0], wave[1])
+        ripple = rng.uniform(0, 0.15) / max(wave[0], wave[1]) * min(10 * tilt, 1.0)
     return {"bulge": float(bulge), "ripple": float(ripple), "wave": tuple(map(float, wave))}
 
 
-def _background(rng: np.random.Generator, height: int, width: int, depth: float, textures: int) -> Surface:
-    """A wall, a slanted wall or a curved one; its disparity is >= 0 on every point that either camera can see."""
-    radius = (width / 2.0, height / 2.0)
-    slope = rng.normal(0, 0.6, 2) * depth / radius * (rng.random() < 0.6)
-    slope[0] = np.clip(slope[0], -0.8, 0.35)  # as for objects: with the relief on top it stays below 0.75
-    relief = _relief(rng, radius, 0.3)
-    reach = width / 2 + depth * 2  # the right camera also sees points beyond the left image's right edge
-    least = abs(slope[0]) * reach + abs(slope[1]) * height / 2 + abs(relief["bulge"]) * 2 * BULGE_REACH**2 + relief["ripple"]
-    return Surface(
-        "everywhere", (width / 2, height / 2), radius, 0.0, float(max(depth, least)), tuple(slope.tolist()),
-        details=(), **relief, **_appearance(rng, textures),
-    )  # fmt: skip
+NO_RELIEF: dict[str, Any] = {"bulge": 0.0, "ripple": 0.0, "wave": (0.0, 0.0, 0.0)}
 
 
-def _floor(rng: np.random.Generator, height: int, width: int, near: float, far: float, textures: int) -> Surface:
-    """A ground plane: disparity grows downwards from its horizon; above it the sheet hides behind the background."""
-    horizon = rng.uniform(0.2, 0.7) * height
-    slope = (float(rng.normal(0, 0.03)), float((near - far) / (height - horizon)))
-    return Surface(
-        "everywhere", (width / 2, horizon), (width, height), 0.0, far, slope,
-        bulge=0.0, ripple=0.0, wave=(0.0, 0.0, 0.0), details=(), **_appearance(rng, textures),
-    )  # fmt: skip
+@dataclass(frozen=True)
+class _Room:
+    """What all sheets of a scene have in common: the frame in px, the nearest and the farthest disparity, what is wanted."""
+
+    height: int
+    width: int
+    near: float
+    far: float
+    textures: int
+    content: ContentConfig
+
+    def background(self, rng: np.random.Generator) -> Surface:
+        """A wall, a slanted wall or a curved one; its disparity is >= 0 on every point that either camera can see."""
+        radius = (self.width / 2.0, self.height / 2.0)
+        slope = rng.normal(0, 0.6, 2) * self.far / radius * (rng.random() < 0.6) * self.content.slants
+        slope[0] = np.clip(slope[0], *SLOPES)
+        relief = _relief(rng, radius, 0.3 * self.content.relief, self.far / self.width)
+        reach = self.width / 2 + self.far * 2  # the right camera also sees points beyond the left image's right edge
+        swing = abs(relief["bulge"]) * 2 * BULGE_REACH**2 + relief["ripple"]
+        least = abs(slope[0]) * reach + abs(slope[1]) * self.height / 2 + swing
+        return Surface(
+            "everywhere", (self.width / 2, self.height / 2), radius, 0.0, float(max(self.far, least)), tuple(slope.tolist()),
+            details=(), **relief, **_appearance(rng, self.textures),
+        )  # fmt: skip
+
+    def _plane(self, rng: np.random.Generator, centre: tuple[float, float], slope: tuple[float, float]) -> Surface:
+        """A sheet without edges that is as far as the background at ``centre`` and hides behind it on one side."""
+        return Surface(
+            "everywhere", centre, (self.width, self.height), 0.0, self.far, slope, details=(),
+            **NO_RELIEF, **_appearance(rng, self.textures),
+        )  # fmt: skip
+
+    def floor(self, rng: np.random.Generator) -> Surface:
+        """A ground plane: disparity grows downwards from its horizon."""
+        horizon, near = rng.uniform(0.2, 0.7) * self.height, self._between(rng, 0.3, 0.9)
+        slope = float(rng.normal(0, 0.03)) * self.content.slants, float((near - self.far) / (self.height - horizon))
+        return self._plane(rng, (self.width / 2, float(horizon)), slope)
+
+    def ceiling(self, rng: np.random.Generator) -> Surface:
+        """The same upside down."""
+        horizon, near = rng.uniform(0.1, 0.5) * self.height, self._between(rng, 0.1, 0.6)
+        return self._plane(rng, (self.width / 2, float(horizon)), (0.0, float((self.far - near) / horizon)))
+
+    def side_wall(self, rng: np.random.Generator, right: bool) -> Surface:
+        """Disparity grows from a corner towards the left or the right edge of the frame."""
+        depth, near = rng.uniform(0.1, 0.45) * self.width, self._between(rng, 0.2, 0.9)
+        steep = float(np.clip((near - self.far) / depth * (1 if right else -1), *SLOPES))
+        return self._plane(rng, (float(self.width - depth if right else depth), self.height / 2), (steep, 0.0))
+
+    def _between(self, rng: np.random.Generator, low: float, high: float) -> float:
+        return self.far + (self.near - self.far) * float(rng.uniform(low, high))
+
+    def object(self, rng: np.random.Generator, floor: Surface | None) -> Surface:
+        shares = np.array([share * (self.content.thin if shape in THIN else 1.0) for shape, share in OBJECTS])
+        shape = OBJECTS[rng.choice(len(OBJECTS), p=shares / shares.sum())][0]
+        size = np.exp(rng.uniform(np.log(0.03), np.log(0.35))) * self.width
+        radius = (size, size * rng.uniform(0.4, 1.6))
+        if shape == "bar":
+            radius = (size * 1.5, rng.uniform(1.0, 6.0))
+        elif shape == "wire":
+            radius = (size * 1.5, size * rng.uniform(0.05, 0.4))
+        centre = rng.uniform(-0.05, 1.05, 2) * (self.width, self.height)
+        disp = self.far + (self.near - self.far) * rng.random() ** 1.2
+        if floor is not None and rng.random() < self.content.standing:
+            # As near as the floor at its foot; where there is no floor yet it stays where it is, as if it hung.
+            foot = float(floor.slope[1] * (centre[1] + radius[1] - floor.centre[1]) + floor.disp)
+            disp = min(foot, self.near) if foot > self.far else disp
+        steep = rng.random() < 0.15  # grazing: the right view sees it much narrower or wider
+        # The slope of a plane is its disparity over the focal length, here the width, times the tangent of its angle.
+        tilt = disp / self.width
+        slope = rng.normal(0, 3.0 if steep else 0.6, 2) * tilt * (rng.random() < 0.75) * self.content.slants
+        slope = np.clip(slope, *SLOPES)
+        relief = _relief(rng, radius, 0.0 if shape in ("bar", "wire") else 0.5 * self.content.relief, tilt)
+        return Surface(
+            shape, tuple(centre.tolist()), (float(radius[0]), float(radius[1])),
+            float(rng.choice([0.0, np.pi / 2, rng.uniform(0, np.pi)], p=[0.2, 0.2, 0.6])),
+            float(disp), tuple(slope.tolist()), details=tuple(map(float, _shape_details(rng, shape, radius))),
+            **relief, **_appearance(rng, self.textures),
+        )  # fmt: skip
 
 
-def _object(rng: np.random.Generator, height: int, width: int, near: float, far: float, textures: int) -> Surface:
-    shape = SHAPES[1:][rng.choice(len(SHAPES) - 1, p=[0.15, 0.17, 0.14, 0.17, 0.12, 0.05, 0.06, 0.06, 0.08])]
-    size = np.exp(rng.uniform(np.log(0.03), np.log(0.35))) * width
-    radius = (size, size * rng.uniform(0.4, 1.6))
-    if shape == "bar":
-        radius = (size * 1.5, rng.uniform(1.0, 6.0))
-    elif shape == "wire":
-        radius = (size * 1.5, size * rng.uniform(0.05, 0.4))
-    disp = far + (near - far) * rng.random() ** 1.2
-    steep = rng.random() < 0.15  # grazing: the right view sees it much narrower or wider
-    slope = np.clip(rng.normal(0, 0.3 if steep else 0.06, 2) * (rng.random() < 0.75), -0.8, 0.35)
-    relief = _relief(rng, radius, 0.0 if shape in ("bar", "wire") else 0.5)
-    return Surface(
-        shape, (float(rng.uniform(-0.05, 1.05) * width), float(rng.uniform(-0.05, 1.05) * height)),
-        (float(radius[0]), float(radius[1])), float(rng.choice([0.0, np.pi / 2, rng.uniform(0, np.pi)], p=[0.2, 0.2, 0.6])),
-        float(disp), tuple(slope.tolist()), details=tuple(map(float, _shape_details(rng, shape, radius))),
-        **relief, **_appearance(rng, textures),
-    )  # fmt: skip
+def _shadows(rng: np.random.Generator, surfaces: list[Surface]) -> tuple[Shadow, ...]:
+    """One lamp for the scene; its largest objects cast."""
+    offset, light = (float(rng.uniform(-0.8, 0.8)), float(rng.uniform(-0.3, 1.0))), float(rng.uniform(0.35, 0.8))
+    objects = [number for number, surface in enumerate(surfaces) if surface.shape != "everywhere"]
+    largest = sorted(objects, key=lambda number: -surfaces[number].reach)[:CASTERS]
+    return tuple(Shadow(number, offset, light) for number in sorted(largest))
 
 
-def draw_scene(rng: np.random.Generator, height: int, width: int, max_disparity: float, textures: int) -> Scene:
+def draw_scene(
+    rng: np.random.Generator, height: int, width: int, max_disparity: float, textures: int, content: ContentConfig | None = None
+) -> Scene:
     """Compose a scene for a frame of height x width px.
 
     max_disparity: upper end, as a share of the width, of the log-uniform nearest disparity (the lower end is 6 px).
+    textures: how many there are to choose from.
     """
+    content = content or ContentConfig()
     near = float(np.exp(rng.uniform(np.log(6.0), np.log(max(max_disparity * width, 7.0)))))
     far = near * float(rng.uniform(0.02, 0.45))
-    surfaces = [_background(rng, height, width, far, textures)]
+    room = _Room(height, width, near, far, textures, content)
+    surfaces = [room.background(rng)]
     far = surfaces[0].disp
-    near = max(near, far * 1.2)
-    if rng.random() < 0.5:
-        surfaces.append(_floor(rng, height, width, far + (near - far) * float(rng.uniform(0.3, 0.9)), far, textures))
-    surfaces += [_object(rng, height, width, near, far, textures) for _ in range(int(rng.integers(4, 26)))]
-    return Scene(tuple(surfaces), height, width)
+    room = replace(room, far=far, near=max(near, far * 1.2))
+    floor = room.floor(rng) if rng.random() < content.floors else None
+    surfaces += [floor] if floor else []
+    if rng.random() < content.walls:
+        built = rng.random(3) < 0.6
+        surfaces += [wall for wall, wanted in ((room.ceiling(rng), built[0]), (room.side_wall(rng, False), built[1]),
+                                               (room.side_wall(rng, True), built[2])) if wanted]  # fmt: skip
+    surfaces += [room.object(rng, floor) for _ in range(int(rng.integers(4, 26)))]
+    shadows = _shadows(rng, surfaces) if rng.random() < content.shadows else ()
+    return Scene(tuple(surfaces), height, width, shadows)

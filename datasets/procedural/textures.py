@@ -4,12 +4,20 @@ from __future__ import annotations
 
 import functools
 from collections.abc import Callable
+from pathlib import Path
 
 import cv2
 import numpy as np
 import torch
 import torch.nn.functional as F
 from torch import Tensor
+
+from stereo.config import ContentConfig
+from stereo.image_io import read_image
+from stereo.types import InputError
+
+Bank = tuple[Tensor, Tensor]  # all textures, and the same at half size
+USUAL = ContentConfig()
 
 SIZE = 256  # texels per side
 COUNT = 32  # textures in a bank
@@ -97,24 +105,61 @@ def _plain(rng: np.random.Generator) -> np.ndarray:
     return np.clip(rng.uniform(0.1, 0.9, 3) + soft, 0, 1).astype(np.float32)
 
 
-KINDS: tuple[tuple[Callable[[np.random.Generator], np.ndarray], float], ...] = (
-    (_noise, 0.26),
-    (_posterised, 0.16),
+def _gradient(rng: np.random.Generator) -> np.ndarray:
+    """Smooth ramps of colour, straight or round: sky, a lamp on a wall, paint under uneven light."""
+    y, x = np.mgrid[:SIZE, :SIZE] / SIZE - rng.uniform(0, 1, 2)[:, None, None]
+    angle = rng.uniform(0, 2 * np.pi)
+    ramp = np.hypot(x, y) if rng.random() < 0.4 else x * np.cos(angle) + y * np.sin(angle)
+    ramp = (ramp - ramp.min()) / np.ptp(ramp)
+    grain = rng.uniform(0, 0.08) * (_spectrum_noise(rng, rng.uniform(0.3, 1.5)) - 0.5)
+    return np.clip(_palette(rng, ramp, int(rng.integers(2, 5))) + grain[..., None], 0, 1).astype(np.float32)
+
+
+Draw = Callable[[np.random.Generator], np.ndarray]
+KINDS: tuple[tuple[Draw, float], ...] = (
+    (_noise, 0.24),
+    (_posterised, 0.15),
     (_dead_leaves, 0.22),
     (_stripes, 0.08),
     (_tiles, 0.10),
-    (_glyphs, 0.08),
-    (_plain, 0.10),
+    (_glyphs, 0.07),
+    (_gradient, 0.06),
+    (_plain, 0.08),
 )
+REPEATED, PLAIN = (_stripes, _tiles), (_gradient, _plain)
+PHOTOGRAPHS = (".png", ".jpg", ".jpeg", ".webp", ".bmp", ".ppm", ".tif", ".tiff")
+
+
+def _patch(rng: np.random.Generator, paths: tuple[Path, ...]) -> np.ndarray:
+    """A square out of one of the photographs, at a random scale."""
+    image = read_image(paths[rng.integers(len(paths))])
+    side = int(rng.uniform(0.3, 1.0) * min(image.shape[:2]))
+    top, left = (int(rng.integers(0, room - side + 1)) for room in image.shape[:2])
+    square = image[top : top + max(side, 1), left : left + max(side, 1)]
+    return cv2.resize(square, (SIZE, SIZE), interpolation=cv2.INTER_AREA).astype(np.float32) / 255
+
+
+@functools.cache
+def photographs(folder: str) -> tuple[Path, ...]:
+    """All pictures in a folder, sorted. Raises InputError when there is none."""
+    paths = tuple(sorted(path for path in Path(folder).glob("*") if path.suffix.lower() in PHOTOGRAPHS))
+    if not paths:
+        raise InputError(f"no photograph in the folder of textures '{folder}'; expected files {', '.join(PHOTOGRAPHS)}")
+    return paths
 
 
 @functools.lru_cache(maxsize=2)
-def texture_bank(seed: int, block: int) -> tuple[Tensor, Tensor]:
+def texture_bank(seed: int, block: int, content: ContentConfig = USUAL) -> Bank:
     """COUNT textures in [0, 1], (COUNT, 3, SIZE, SIZE), and the same at half size for surfaces that shrink them.
 
-    Pure in (seed, block): every worker that needs the bank of a block of scenes draws the same bytes.
+    Pure in its arguments (and the photographs): every worker that needs the bank of a block of scenes draws the same bytes.
     """
     rng = np.random.default_rng((seed, block, 77))
-    kinds = rng.choice(len(KINDS), COUNT, p=[share for _, share in KINDS])
-    bank = torch.from_numpy(np.stack([KINDS[kind][0](rng) for kind in kinds])).permute(0, 3, 1, 2).contiguous()
+    factors: dict[Draw, float] = dict.fromkeys(REPEATED, content.repetition) | dict.fromkeys(PLAIN, content.plain)
+    shares = np.array([share * factors.get(draw, 1.0) for draw, share in KINDS])
+    kinds = rng.choice(len(KINDS), COUNT, p=shares / shares.sum())
+    draws: list[Draw] = [KINDS[kind][0] for kind in kinds]
+    if content.textures:
+        draws[::2] = [functools.partial(_patch, paths=photographs(content.textures))] * len(draws[::2])
+    bank = torch.from_numpy(np.stack([draw(rng) for draw in draws])).permute(0, 3, 1, 2).contiguous()
     return bank, F.avg_pool2d(bank, 2)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
+import cv2
 import numpy as np
 
 from stereo.report.colour import (
@@ -97,3 +98,26 @@ def pair_figure(left: np.ndarray, result: DisparityMap, truth: Sample | None = N
         ("error", colour_error(result.disp, true_disp, valid, error_limit)),
     ]
     return panel(images + probabilities, columns=3)
+
+
+def contact_sheet(samples: Sequence[Sample], width: int = 320) -> np.ndarray:
+    """What a data set looks like: per sample one row of left | right | disparity | occluded, each ``width`` px wide.
+
+    Colours of the disparity run over each sample's own range, which the caption gives; a truth that a sample
+    does not have is a grey field. Returns (H', W', 3) uint8 RGB. Raises ValueError without a sample.
+    """
+    images: list[tuple[str, np.ndarray]] = []
+    for sample in samples:
+        height = max(round(sample.left.shape[0] * width / sample.left.shape[1]), 1)
+        size, unknown = (width, height), np.full((height, width, 3), FRAME, np.uint8)
+        disparity, occluded, told = unknown, unknown, "no disparity"
+        if sample.disp is not None and sample.valid is not None:
+            low, high = robust_range(sample.disp, sample.valid)
+            coloured = colour_disparity(np.where(sample.valid, sample.disp, np.nan), low, high)
+            disparity, told = cv2.resize(coloured, size, interpolation=cv2.INTER_NEAREST), f"{low:.1f} .. {high:.1f} px"
+        if sample.occluded is not None:
+            occluded = cv2.resize(gray(sample.occluded.astype(np.float32)), size, interpolation=cv2.INTER_AREA)
+        left, right = (cv2.resize(image, size, interpolation=cv2.INTER_AREA) for image in (sample.left, sample.right))
+        share = "occlusion unknown" if sample.occluded is None else f"{100 * sample.occluded.mean():.1f} % occluded"
+        images += [(sample.name, left), ("right", right), (told, disparity), (share, occluded)]
+    return panel(images, columns=4)
