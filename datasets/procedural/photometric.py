@@ -13,13 +13,21 @@ def photometric(
 
     factor: of what tells the views apart.
     """
-    common = _draw_look(rng, 1.0)
+    common = _draw_look(rng, 1.0) | {"levels": _exposure(left, rng)}
     own = rng.random() < 0.7
     strength = factor * (0.5 if own else 0.05)
     # One field of grain, turned by half a turn for the other view: no pixel meets its own, at half the cost of two fields.
     grain = rng.standard_normal(left.shape, dtype=np.float32)
     first = _apply(left, common, _draw_look(rng, strength), grain)
     return first, _apply(right, common, _draw_look(rng, strength), grain[::-1, ::-1])
+
+
+def _exposure(left: np.ndarray, rng: np.random.Generator) -> tuple[float, float]:
+    """Scale and offset of both views: what lies between the darkest and the brightest per cent fills most of the range."""
+    low, high = np.percentile(left[::4, ::4], (1, 99))
+    dark, bright = rng.uniform(0, 0.15), rng.uniform(0.75, 1.05)
+    scale = min((bright - dark) / max(high - low, 0.05), 3.0)
+    return scale, dark - low * scale
 
 
 def _draw_look(rng: np.random.Generator, strength: float) -> dict:
@@ -39,7 +47,8 @@ def _apply(image: np.ndarray, common: dict, own: dict, grain: np.ndarray) -> np.
     sigma = float(np.hypot(common["blur"], own["blur"]))
     if sigma > 0.25:
         image = cv2.GaussianBlur(image, (0, 0), sigma)
-    image = np.clip(image, 0, 1) ** np.float32(common["gamma"] * own["gamma"])
+    scale, offset = common["levels"]
+    image = np.clip(image * np.float32(scale) + np.float32(offset), 0, 1) ** np.float32(common["gamma"] * own["gamma"])
     image = image * (common["gain"] * own["gain"]).astype(np.float32)
     noise = float(np.hypot(common["noise"], own["noise"]))
     image = image + grain * np.float32(noise)

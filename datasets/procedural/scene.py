@@ -184,9 +184,11 @@ def _shape_details(rng: np.random.Generator, shape: str, radius: tuple[float, fl
 
 
 def _appearance(rng: np.random.Generator, textures: int) -> dict:
-    contrast = rng.uniform(0.35, 1.0)
+    contrast = np.exp(rng.uniform(np.log(0.3), 0.0))
     gain = contrast * rng.uniform(0.7, 1.0, 3) * (1 if rng.random() < 0.7 else -1)
-    offset = np.where(gain > 0, rng.uniform(0, 1, 3) * (1 - np.abs(gain)), 1 - rng.uniform(0, 1, 3) * (1 - np.abs(gain)))
+    # Dark and bright as a whole, with a cast: colours drawn one by one would all be a medium grey.
+    brightness = np.clip(rng.uniform(-0.1, 1.1) + rng.normal(0, 0.15, 3), 0, 1)
+    offset = brightness * (1 - np.abs(gain)) + np.where(gain > 0, 0, -gain)
     texel = (rng.uniform(0, 6.28), np.exp(rng.uniform(np.log(0.3), np.log(2.5))), *rng.uniform(0, 512, 2))
     return {
         "texture": int(rng.integers(textures)),
