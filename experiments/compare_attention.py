@@ -12,28 +12,21 @@ from __future__ import annotations
 
 import argparse
 import json
-import statistics
-from concurrent.futures import ProcessPoolExecutor
 from dataclasses import asdict, replace
 from functools import partial
-from multiprocessing import get_context
 from pathlib import Path
 from typing import Any
 
-import cv2
 import torch
 
-from datasets.batches import training_batches
-from datasets.procedural.dataset import GeneratedDataset
 from experiments.dot_chart import Column, dot_chart
-from stereo import StereoPredictor, build_model
+from experiments.study import SCORES, format_columns, mean_and_spread, run_all
 from stereo.attention import ATTENTION
-from stereo.config import Recipe, load_recipe, to_dict
+from stereo.config import Recipe, load_recipe
 from stereo.engine.bench import Case, Limits, count_case, measure_case
-from stereo.engine.evaluate import cpu_name, evaluate
-from stereo.engine.fit import fit
-from stereo.engine.memory import keep_freed_memory
+from stereo.engine.evaluate import cpu_name
 from stereo.image_io import atomic_write
+from stereo.version import __version__
 
 HERE = Path(__file__).parent
 SIZE = (540, 960)  # px, of the pair whose cost is counted and measured
@@ -41,7 +34,6 @@ STUDIES: dict[str, dict[str, dict[str, Any]]] = {
     "operators": {name: {"attention": name} for name in ATTENTION},
     "positions": {name: {"attention": "quadtree_b", "position": name} for name in ("rotary", "relative", "none")},
 }
-SCORES = ("epe_noc", "epe_all", "bad3_noc", "iou_occluded")
 COLUMNS = (
     Column("EPE visible, px", "epe_noc", 2),
     Column("occluded IoU", "iou_occluded", 3),
@@ -51,7 +43,8 @@ COLUMNS = (
 )
 
 
-def recipe_of(settings: dict[str, Any], seed: int, steps: int | None) -> Recipe:
+def recipe_of(study: str, steps: int | None, name: str, seed: int) -> Recipe:
+    settings = STUDIES[study][name]
     recipe = load_recipe(HERE / "compare.toml", [] if steps is None else [f"train.steps={steps}"])
     # The C++ gathers have no faster way to relative positions; whole rows have (stereo.attention.sparse).
     kernel = "matmul" if settings.get("position") == "relative" else "cpp"
@@ -61,32 +54,6 @@ def recipe_of(settings: dict[str, Any], seed: int, steps: int | None) -> Recipe:
         data=replace(recipe.data, seed=recipe.data.seed + seed),
         train=replace(recipe.train, seed=seed, kernel=kernel),
     )
-
-
-def train_and_score(settings: dict[str, Any], seed: int, folder: Path, steps: int | None) -> dict[str, float]:
-    """One run, in a process of its own; what an earlier one of the same recipe has finished is read."""
-    recipe, done = recipe_of(settings, seed, steps), folder / "result.json"
-    if done.is_file():
-        stored = json.loads(done.read_text(encoding="utf-8"))
-        if stored["recipe"] == json.loads(json.dumps(to_dict(recipe))):
-            return stored["scores"]
-    torch.set_num_threads(recipe.train.threads)
-    cv2.setNumThreads(recipe.train.threads)
-    keep_freed_memory()
-    torch.manual_seed(recipe.train.seed)
-    model = build_model(recipe.model, recipe.train.kernel)
-    scenes = GeneratedDataset(recipe.train.validation_seed, recipe.train.validation_scenes)
-
-    def validate(network: Any) -> dict[str, float]:
-        summary = evaluate(StereoPredictor(network).predict, scenes, progress=False).summary
-        return {key: summary[key] for key in SCORES}
-
-    batches = partial(training_batches, recipe.data, recipe.train.batch_size)
-    going_on = (folder / "checkpoint.pt").is_file()
-    scores = fit(model, batches, recipe, folder, resume=going_on, validate=validate, progress=False)
-    with atomic_write(done) as temporary:
-        temporary.write_text(json.dumps({"recipe": to_dict(recipe), "scores": scores}), encoding="utf-8")
-    return scores
 
 
 def cost_of(settings: dict[str, Any], threads: int) -> dict[str, Any]:
@@ -105,20 +72,16 @@ def cost_of(settings: dict[str, Any], threads: int) -> dict[str, Any]:
 
 
 def format_table(variants: dict[str, dict[str, Any]]) -> str:
-    """Mean of the seeds, and half their range behind +-."""
-    heads = ["", "EPE noc", "EPE all", "bad-3 %", "occ IoU", "GMAC", "attention", "peak MB", "s"]
-    lines = [heads]
+    lines = [["", "EPE noc", "EPE all", "bad-3 %", "occ IoU", "GMAC", "attention", "peak MB", "s"]]
     for name, variant in variants.items():
-        cells = [name]
-        for key, digits in zip(SCORES, (2, 2, 1, 3), strict=True):
-            values = [run[key] for run in variant["runs"]]
-            cells.append(f"{statistics.mean(values):.{digits}f} +- {(max(values) - min(values)) / 2:.{digits}f}")
-        cost = variant["cost"]
+        cells = [name] + [
+            mean_and_spread(variant["runs"], key, digits) for key, digits in zip(SCORES, (2, 2, 1, 3), strict=True)
+        ]
         for key, digits in (("gmac", 1), ("attention_gmac", 2), ("peak_mb", 0), ("seconds", 2)):
-            cells.append("-" if cost[key] is None else f"{cost[key]:.{digits}f}")
+            value = variant["cost"][key]
+            cells.append("-" if value is None else f"{value:.{digits}f}")
         lines.append(cells)
-    widths = [max(map(len, column)) for column in zip(*lines, strict=True)]
-    return "\n".join("  ".join(cell.rjust(width) for cell, width in zip(line, widths, strict=True)) for line in lines)
+    return format_columns(lines)
 
 
 def main() -> None:
@@ -133,29 +96,18 @@ def main() -> None:
     if min(args.seeds, args.jobs) < 1:
         parser.error("expected at least one seed and one job")
 
-    variants = STUDIES[args.study]
-    with ProcessPoolExecutor(args.jobs, get_context("spawn")) as pool:
-        runs = {
-            (name, seed): pool.submit(train_and_score, settings, seed, args.runs / f"{name}-{seed}", args.steps)
-            for seed in range(args.seeds)
-            for name, settings in variants.items()
-        }
-        scores = {}
-        for key, run in runs.items():
-            scores[key] = run.result()
-            print(f"{key[0]}, seed {key[1]}: " + ", ".join(f"{k} {v:.3f}" for k, v in scores[key].items()), flush=True)
+    scores = run_all(
+        list(STUDIES[args.study]), args.seeds, args.jobs, args.runs, partial(recipe_of, args.study, args.steps)
+    )
     found = {
-        name: {
-            "settings": settings,
-            "runs": [scores[name, seed] for seed in range(args.seeds)],
-            "cost": cost_of(settings, threads=2),
-        }
-        for name, settings in variants.items()
+        name: {"settings": settings, "runs": scores[name], "cost": cost_of(settings, threads=2)}
+        for name, settings in STUDIES[args.study].items()
     }
     results = {
         "command": f"python -m experiments.compare_attention {args.study} --seeds {args.seeds}"
         + (f" --steps {args.steps}" if args.steps else ""),
-        "recipe": asdict(recipe_of({}, 0, args.steps)),
+        "version": __version__,
+        "recipe": asdict(load_recipe(HERE / "compare.toml")),
         "size": list(SIZE),
         "machine": {"cpu": cpu_name(), "torch": torch.__version__},
         "variants": found,
