@@ -15,15 +15,23 @@ def wxh(shape: tuple[int, ...]) -> str:
     return f"{shape[1]}x{shape[0]}"
 
 
-def read_truth(path: Path, size: tuple[int, ...]) -> tuple[np.ndarray, np.ndarray]:
+class SignError(InputError):
+    """A disparity map of the other sign."""
+
+
+def read_truth(path: Path, size: tuple[int, ...], flip: bool = False) -> tuple[np.ndarray, np.ndarray]:
     """``disp`` (H, W) float32 px, 0 where unknown, and ``valid`` (H, W) bool, of an image of ``size`` (H, W).
 
-    Raises InputError for a damaged file, another size, or a negative disparity.
+    flip: the file stores -disp. Raises InputError for a damaged file or another size, and SignError, which is one, where
+    ``disp`` is negative.
     """
     disp, valid = read_disparity(path)
     _check_size(path, disp, size)
+    if flip:
+        disp = np.float32(0) - disp  # no -0.0 where unknown
     if disp.min() < 0:
-        raise InputError(f"'{path}' holds {disp.min():.4g} px; expected x_right = x_left - disp, so disp >= 0: flip the sign")
+        stored, way = (disp.min(), "flip the sign") if not flip else (-disp.min(), "keep the sign")
+        raise SignError(f"'{path}' holds {stored:.4g} px; expected x_right = x_left - disp, so disp >= 0: {way}")
     return disp, valid
 
 
