@@ -9,7 +9,7 @@ from typing import Protocol
 
 from datasets.pairs import PairsDataset
 from datasets.procedural.dataset import GeneratedDataset
-from datasets.sceneflow import FlyingThings3D
+from datasets.sceneflow import Driving, FlyingThings3D, FlyingThings3DSubset, Monkaa, SceneFlow
 from stereo.config import near_matches
 from stereo.types import InputError, Sample
 
@@ -45,9 +45,13 @@ def open_generated(text: str) -> GeneratedDataset:
 
 # A builder gets what follows the first colon of NAME:REST without its options, and those as keywords.
 DATASETS: dict[str, Callable[..., StereoDataset]] = {
+    "driving": Driving,
     "flyingthings3d": FlyingThings3D,
+    "flyingthings3d-subset": FlyingThings3DSubset,
     "generated": open_generated,
+    "monkaa": Monkaa,
     "pairs": PairsDataset,
+    "sceneflow": SceneFlow,
 }
 
 

@@ -1,25 +1,30 @@
-"""FlyingThings3D on a fake tree with its traps, a genuine file, and the writer of generated scenes, which it reads back."""
+"""FlyingThings3D's own layout on a fake tree, genuine files, and the writer of generated scenes, which it reads back.
+
+The other layouts of the family, and their traps: tests/test_sceneflow_layouts.py.
+"""
 
 from __future__ import annotations
 
 import shutil
+from dataclasses import replace
 from pathlib import Path
 
 import cv2
 import numpy as np
 import pytest
 
+from datasets.frames import FrameDataset
 from datasets.pairs import PairsDataset
 from datasets.procedural import write
 from datasets.procedural.dataset import GeneratedDataset
 from datasets.procedural.write import write_dataset
-from datasets.sceneflow import FlyingThings3D
+from datasets.sceneflow import FlyingThings3D, Monkaa, SceneFlow
 from stereo.image_io import write_image, write_pfm
 from stereo.types import InputError
 
 SHARED = Path(__file__).resolve().parents[2] / "shared"
 GENUINE = SHARED / "layouts" / "sceneflow"
-COPY = SHARED / "data" / "flyingthings3d" / "TEST_A_0000_0006"
+COPIES = SHARED / "data" / "flyingthings3d"
 H, W = 4, 6
 FRAMES = ("TEST/A/0000/0006", "TEST/A/0000/0007", "TEST/C/0002/0006", "TRAIN/B/0001/0015")
 
@@ -116,7 +121,7 @@ def test_the_pass_that_is_there(root: Path):
     assert (FlyingThings3D(root, images="frames_finalpass")[0].left == 110).all()
     shutil.rmtree(root / "frames_cleanpass")
     assert (FlyingThings3D(root)[0].left == 110).all()
-    with pytest.raises(InputError, match=r"no frame found; looked for .*frames_cleanpass"):
+    with pytest.raises(InputError, match=r"got images 'frames_cleanpass', but there is only '.*frames_finalpass'; leave"):
         FlyingThings3D(root, images="frames_cleanpass")
 
 
@@ -131,15 +136,15 @@ def test_alpha_is_dropped(root: Path):
 
 
 def test_nothing_found_says_what_was_looked_for(root: Path, tmp_path: Path):
-    for folder in (tmp_path, tmp_path / "absent"):
-        with pytest.raises(InputError, match=r"no FlyingThings3D found; looked for '.*frames_cleanpass.*/NNNN/left/FFFF.png'"):
+    (tmp_path / "empty").mkdir()
+    for folder in (tmp_path / "empty", tmp_path / "absent"):
+        with pytest.raises(InputError, match=r"no FlyingThings3D found in '.*'; looked .*frames_cleanpass with .*left/FFFF"):
             FlyingThings3D(folder)
+    with pytest.raises(InputError, match=r"no Monkaa found in '.*', only flyingthings3d; looked"):
+        Monkaa(root)
     shutil.rmtree(root / "frames_cleanpass" / "TRAIN")
-    with pytest.raises(InputError, match=r"no frame found; looked for '.*frames_cleanpass/TRAIN/\{A,B,C\}/NNNN/"):
+    with pytest.raises(InputError, match=r"no TRAIN frame of FlyingThings3D in '.*', only flyingthings3d TEST; choose"):
         FlyingThings3D(root, "TRAIN")
-    shutil.rmtree(root / "frames_cleanpass" / "TEST")
-    with pytest.raises(InputError, match=r"no frame found; looked for '.*frames_cleanpass/\{TEST,TRAIN\}/"):
-        FlyingThings3D(root)
 
 
 @pytest.mark.parametrize(
@@ -152,15 +157,19 @@ def test_nothing_found_says_what_was_looked_for(root: Path, tmp_path: Path):
 )
 def test_missing_partner(root: Path, name: str):
     (root / name).unlink()
-    with pytest.raises(InputError, match=f"{name}' is missing; frame TEST/A/0000/0007 needs"):
+    with pytest.raises(InputError, match=f"{name}' is missing; frame flyingthings3d/TEST/A/0000/0007 needs both"):
         FlyingThings3D(root)
 
 
 def test_unknown_choices(root: Path):
-    with pytest.raises(InputError, match="unknown split 'TESTS' of FlyingThings3D: expected one of TEST, TRAIN"):
+    with pytest.raises(InputError, match="got split 'TESTS' for FlyingThings3D, expected one of TRAIN, TEST, VAL"):
         FlyingThings3D(root, "TESTS")
-    with pytest.raises(InputError, match="unknown images 'cleanpass' of FlyingThings3D: expected one of frames_cleanpass"):
+    with pytest.raises(InputError, match=r"unknown images 'cleanpass' of FlyingThings3D: expected one of .*frames_cleanpass"):
         FlyingThings3D(root, images="cleanpass")
+    with pytest.raises(InputError, match="unknown images 'disparity' of FlyingThings3D"):
+        FlyingThings3D(root, images="disparity")
+    with pytest.raises(InputError, match="got sign 'minus' for FlyingThings3D, expected one of auto, keep, flip"):
+        FlyingThings3D(root, sign="minus")
 
 
 @pytest.mark.parametrize("kind", ["right image", "disparity left", "disparity right", "occlusion left", "occlusion right"])
@@ -179,15 +188,15 @@ def test_values_of_another_convention(root: Path):
     with pytest.raises(InputError, match=r"0006.png' holds the value 1; expected only 0 .* and 255"):
         FlyingThings3D(root)[0]
     write_map(root, "disparity", FRAMES[1], "right", np.full((H, W), -3, np.float32))
-    with pytest.raises(InputError, match=r"holds -3 px; .*flip the sign"):
-        FlyingThings3D(root)[1]
+    with pytest.raises(InputError, match=r"holds -3 px; .*flip the sign; the option sign says otherwise"):
+        FlyingThings3D(root, sign="keep")[1]
 
 
-@pytest.mark.skipif(not (GENUINE.is_dir() and COPY.is_dir()), reason=f"{SHARED} is absent: it holds a genuine frame")
+@pytest.mark.skipif(not (GENUINE.is_dir() and COPIES.is_dir()), reason=f"{SHARED} is absent: it holds genuine frames")
 def test_a_genuine_frame():
-    dataset = FlyingThings3D(GENUINE)
+    dataset = FlyingThings3D(GENUINE / "FlyingThings3D")
     assert dataset.names == ("flyingthings3d/TEST/A/0000/0006",)
-    sample, copy = dataset[0], PairsDataset(COPY)[0]
+    sample, copy = dataset[0], PairsDataset(COPIES / "TEST_A_0000_0006")[0]
     for name in ("left", "right", "disp", "valid"):
         assert (getattr(sample, name) == getattr(copy, name)).all(), name
     assert sample.left.shape == (540, 960, 3)
@@ -196,8 +205,25 @@ def test_a_genuine_frame():
     assert sample.disp.min() == pytest.approx(1.17452, abs=1e-5)
     assert np.median(sample.disp) == pytest.approx(21.9918, abs=1e-4)
     assert sample.occluded is sample.disp_right is None
-    with pytest.raises(InputError, match=r"looked for .*TRAIN"):
+    with pytest.raises(InputError, match="no TRAIN frame"):
         FlyingThings3D(GENUINE, "TRAIN")
+
+
+@pytest.mark.skipif(not (GENUINE.is_dir() and COPIES.is_dir()), reason=f"{SHARED} is absent: it holds genuine frames")
+def test_the_genuine_sample_of_sttr():
+    """RGBA images, both disparities, 1-bit masks, and no split anywhere."""
+    dataset = FlyingThings3D(GENUINE / "sttr_sample_layout")
+    assert dataset.names == ("flyingthings3d/A-0032-0006",)
+    sample, copy = dataset[0], PairsDataset(COPIES / "A-0032-0006")[0]
+    for name in ("left", "right", "disp", "valid", "occluded", "disp_right", "valid_right"):
+        assert (getattr(sample, name) == getattr(copy, name)).all(), name
+    assert sample.occluded[sample.valid].mean() == pytest.approx(0.150334, abs=1e-6)  # from its meta.json
+    # The mask of the right view, of which there is no copy, is the one that its disparities speak of, but for edges.
+    derived = FrameDataset([replace(dataset.frames[0], occluded=None, occluded_right=None)])[0]
+    for name in ("occluded", "occluded_right"):
+        given, check = getattr(sample, name), getattr(derived, name)
+        assert (given & check).sum() / (given | check).sum() > 0.95
+    assert SceneFlow(GENUINE).names == ("flyingthings3d/A-0032-0006", "flyingthings3d/TEST/A/0000/0006")
 
 
 # ---------------------------------------------------------------------------------------------------------------------

@@ -8,7 +8,7 @@ import numpy as np
 from tqdm import tqdm
 
 from datasets.procedural.dataset import GeneratedDataset
-from datasets.sceneflow import LETTERS, PASSES, SPLITS, frame_path
+from datasets.sceneflow_layouts import LETTERS, PASSES, SPLITS, frame_path
 from stereo.config import near_matches
 from stereo.image_io import write_image, write_pfm
 from stereo.types import InputError, Sample
