@@ -132,19 +132,20 @@ class Found:
 
 
 def find_trees(root: str | Path) -> list[Tree]:
-    """The trees that ``root`` lies in (an image or disparity folder or anything below it), else those at and below ``root``.
+    """The trees at and below ``root``, else the one that it lies in (an image or disparity folder, or anything below it).
 
     Folders that cannot be listed are passed over. The list is empty when there is none.
     """
     path = Path(os.path.abspath(root))  # not resolve(): the neighbours of a link count, not those of its target
-    if not any(kind_of(folder.name) for folder in _subfolders(path)):
-        for folder in (path, *path.parents):
-            trees = _trees_in(folder.parent) if kind_of(folder.name) else {}
-            if tree := trees.get(_archive_of(folder.name)):
-                within = path.relative_to(folder).parts
-                within = within[:-1] if within and within[-1] in VIEWS else within
-                return [replace(tree, within=within, images=folder.name if kind_of(folder.name) in IMAGES else "")]
-    return list(_trees_below(path, LEVELS))
+    if below := list(_trees_below(path, LEVELS)):
+        return below
+    for folder in (path, *path.parents):
+        trees = _trees_in(folder.parent) if kind_of(folder.name) else {}
+        if tree := trees.get(_archive_of(folder.name)):
+            within = path.relative_to(folder).parts
+            within = within[:-1] if within and within[-1] in VIEWS else within
+            return [replace(tree, within=within, images=folder.name if kind_of(folder.name) in IMAGES else "")]
+    return []
 
 
 def _subfolders(folder: Path) -> list[Path]:

@@ -87,7 +87,9 @@ def archives(root: Path) -> None:
 
 
 def marked_archives(root: Path) -> None:
-    family(*((root / f"{name}_frames_cleanpass", root / f"{name}_disparity") for name in ("flying", "monkaa", "driving")))
+    """FlyingThings3D's own are marked or not."""
+    flying = (root / "flying_frames_cleanpass", root / "disparity")
+    family(flying, *((root / f"{name}_frames_cleanpass", root / f"{name}_disparity") for name in ("monkaa", "driving")))
 
 
 def unpacked_archives(root: Path) -> None:

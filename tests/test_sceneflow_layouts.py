@@ -96,7 +96,7 @@ def test_names_of_kinds():
 )
 def test_any_folder_of_the_tree_will_do(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, below: str, expected: list[int]):
     """The names stay what they are; above the data stand folders whose names are traps."""
-    root = tmp_path / "disparity" / "left" / "TRAIN"
+    root = tmp_path / "frames_cleanpass" / "left" / "TRAIN"
     separate(root)
     dataset = open_dataset(f"flyingthings3d:{root / below}")
     assert values(dataset) == {name: v for name, v in FAMILY.items() if v in expected and name.startswith("flying")}

@@ -68,6 +68,10 @@ def test_a_few_outliers_decide_no_sign(tmp_path: Path, caplog: pytest.LogCapture
     assert not sample.valid[:2].any() and sample.valid[2].all()
     assert (sample.disp[2] == 3).all()
     assert (sample.disp[:2] == 0).all() and not np.signbit(sample.disp).any()
+    stored[2] = (3, 3, 3, -1)
+    write_pfm(tmp_path / "disparity" / FLYING / "left" / "0006.pfm", stored)
+    with pytest.raises(InputError, match=r"holds -1 px; .* flip the sign"):
+        FlyingThings3D(tmp_path)[0]
 
 
 def test_files_that_disagree_on_the_sign(tmp_path: Path):
@@ -97,8 +101,8 @@ def listed(tmp_path: Path) -> Path:
     separate(tmp_path)
     path = tmp_path / "lists" / "mine.txt"
     path.parent.mkdir()
-    lines = [f"TRAIN/A/0000/{view}/0006.png" for view in ("left", "right")]
-    lines += ["", "TEST/C/0012/left/0006.png", "TRAIN/B/0001/left/0009.png", ""]
+    lines = ["TEST/C/0012/left/0006.png", "", "TRAIN/B/0001/left/0007.png"]
+    lines += [f"TRAIN/A/0000/{view}/0006.png" for view in ("left", "right")]
     path.write_bytes(b"\xef\xbb\xbf" + "\r\n".join(lines).encode())  # as an editor on Windows leaves it
     return path
 
@@ -162,7 +166,7 @@ def test_files_without_an_image_shift_nothing(tmp_path: Path, caplog: pytest.Log
         mask(root / "occlusion" / "TRAIN" / "left" / f"{number - 6:07d}.png", 2)
     disparity(root / "disparity" / FLYING / "left" / "0001.pfm", 99)
     (root / "disparity" / FLYING / "left" / "0006_nocc.png").write_bytes(b"a mask that some programs leave there")
-    (root / "frame_finalpass" / "TRAIN" / "notes" / "left" / "x").mkdir(parents=True)
+    picture(root / "frame_finalpass" / FLYING / "left_small" / "0009.png", 0)
     picture(root / "frame_finalpass" / "a" / "b" / "c" / "d" / "left" / "1.png", 0)
     dataset = FlyingThings3D(root)
     (line,) = messages(caplog, "without an image")
@@ -206,6 +210,13 @@ def test_counts_differ_in_one_line(tmp_path: Path, caplog: pytest.LogCaptureFixt
     caplog.clear()
     monkeypatch.setitem(sceneflow.COUNTS, ("flyingthings3d", "TEST"), 1)
     FlyingThings3D(tmp_path, split="TEST")
+    assert not messages(caplog, "found ")
+
+
+def test_a_sample_is_not_counted(tmp_path: Path, caplog: pytest.LogCaptureFixture):
+    """It has no split, and is not meant to be the whole."""
+    frame(tmp_path / "RGB_cleanpass", tmp_path / "disparity", "", "A-0032-0006", 3)
+    assert FlyingThings3D(tmp_path).names == ("flyingthings3d/A-0032-0006",)
     assert not messages(caplog, "found ")
 
 
