@@ -88,7 +88,7 @@ def archives(root: Path) -> None:
 
 def marked_archives(root: Path) -> None:
     """FlyingThings3D's own are marked or not."""
-    flying = (root / "flying_frames_cleanpass", root / "disparity")
+    flying = (root / "flying_frames_cleanpass", root / "frames_disparity")
     family(flying, *((root / f"{name}_frames_cleanpass", root / f"{name}_disparity") for name in ("monkaa", "driving")))
 
 
