@@ -15,7 +15,7 @@ from pathlib import Path
 
 from datasets.procedural.dataset import render_sample
 from stereo import StereoPredictor, build_model, load_model
-from stereo.cli import DEMO_SEED, DEMO_SIZE
+from stereo.cli.demo import DEMO_SEED, DEMO_SIZE
 from stereo.config import PRESETS
 from stereo.engine.evaluate import cpu_name
 from stereo.image_io import atomic_write, write_image

@@ -208,3 +208,29 @@ def test_program_is_called_from_anywhere(tmp_path):
     assert done.returncode == 2
     assert done.stderr.count("\n") == 1
     assert not list(tmp_path.iterdir())
+
+
+def test_preview_draws_a_contact_sheet_of_any_data_set(tmp_path, capsys):
+    target = tmp_path / "sheets" / "one.png"
+    assert main(["preview", "generated:3:9:48x96", "-n", "3", "--width", "64", "-o", str(target), "--json"]) == 0
+    result = json.loads(capsys.readouterr().out)
+    assert result["frames"] == ["generated:3/000000", "generated:3/000004", "generated:3/000008"]
+    assert read_image(target).shape[1] > 4 * 64
+    assert main(["preview", "generated:3", "-n", "0"]) == 2
+    assert "expected at least 1 frame" in capsys.readouterr().err
+
+
+def test_generate_takes_photographs_for_textures(tmp_path, capsys):
+    photographs = tmp_path / "photographs"
+    photographs.mkdir()
+    command = ["generate", "-o", str(tmp_path / "out"), "--scenes", "1", "--height", "48", "--width", "64"]
+    assert main([*command, "--textures", str(photographs)]) == 2
+    assert "no photograph in the folder" in capsys.readouterr().err
+    assert not (tmp_path / "out").exists()
+    write_image(photographs / "red.png", np.full((40, 40, 3), (255, 0, 0), np.uint8))
+    assert main([*command, "--textures", str(photographs)]) == 0
+    capsys.readouterr()
+    with_photographs = read_image(next((tmp_path / "out").glob("frames_cleanpass/TRAIN/A/0000/left/*.png")))
+    assert main([*command[:2], str(tmp_path / "plain"), *command[3:]]) == 0
+    plain = read_image(next((tmp_path / "plain").glob("frames_cleanpass/TRAIN/A/0000/left/*.png")))
+    assert not np.array_equal(plain, with_photographs)

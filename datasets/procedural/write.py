@@ -8,8 +8,9 @@ import numpy as np
 from tqdm import tqdm
 
 from datasets.procedural.dataset import GeneratedDataset
+from datasets.procedural.textures import USUAL, photographs
 from datasets.sceneflow_layouts import LETTERS, PASSES, SPLITS, frame_path
-from stereo.config import near_matches
+from stereo.config import ContentConfig, near_matches
 from stereo.image_io import write_image, write_pfm
 from stereo.types import InputError, Sample
 
@@ -26,6 +27,7 @@ def write_dataset(
     width: int = 960,
     split: str = "TRAIN",
     progress: bool = True,
+    content: ContentConfig = USUAL,
 ) -> None:
     """Write scenes 0 .. ``scenes``-1 of ``seed``, height x width px each, to a new or empty ``folder``.
 
@@ -41,7 +43,9 @@ def write_dataset(
         raise InputError(f"unknown split '{split}': {near_matches(split, SPLITS)}")
     if scenes > MAX_SCENES:
         raise InputError(f"got {scenes} scenes, the layout has room for {MAX_SCENES} in a split; write several folders")
-    dataset = GeneratedDataset(seed, scenes, height, width)
+    dataset = GeneratedDataset(seed, scenes, height, width, content=content)
+    if content.textures:
+        photographs(content.textures)  # refused before the folder is made
     _make_empty(folder)
     for number in tqdm(range(scenes), desc="generate", unit="scene", disable=None if progress else True):
         sequence = f"{LETTERS[number // PER_LETTER]}/{number % PER_LETTER:04d}"

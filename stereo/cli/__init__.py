@@ -1,0 +1,71 @@
+"""The command line: parse, compose, print. The only place that joins the rooms; one file per verb.
+
+A verb's file has ``add_arguments(parser)`` and ``run(args) -> result``, the object that --json prints.
+Exit codes: 0 done, 2 the input cannot work (one line on stderr says why and what to do), 1 our fault.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import logging
+import sys
+from collections.abc import Sequence
+from types import ModuleType
+from typing import NoReturn
+
+from stereo.cli import bench, convert, demo, evaluate, generate, infer, preview, train
+from stereo.engine.fit import NonFiniteLossError
+from stereo.types import InputError
+from stereo.version import __version__
+
+
+class Parser(argparse.ArgumentParser):
+    """argparse whose errors are one line."""
+
+    def error(self, message: str) -> NoReturn:
+        raise InputError(f"{message}; see '{self.prog} --help'")
+
+
+VERBS: dict[str, tuple[ModuleType, str]] = {
+    "infer": (infer, "disparity, occlusion and confidence of a pair of images, or of two folders of pairs"),
+    "demo": (demo, "generate a pair, run the shipped weights on it, compare with the exact truth"),
+    "train": (train, "train a network from a recipe (a TOML file in experiments/)"),
+    "evaluate": (evaluate, "score a network, and OpenCV's SGBM beside it, on a data set with ground truth"),
+    "generate": (generate, "write a procedural data set to disk in the FlyingThings3D layout"),
+    "preview": (preview, "a contact sheet of a data set, or of the generator: images, disparity, occlusion"),
+    "convert": (convert, "turn a checkpoint of the public STTR code into weights of this program"),
+    "bench": (bench, "parameters, multiply-adds, memory and time of networks and of attention operators, over sizes"),
+}
+
+
+def build_parser() -> argparse.ArgumentParser:
+    parser = Parser(prog="run_stereo.py", description="Disparity, occlusion and confidence from two rectified photographs.")
+    parser.add_argument("--version", action="version", version=__version__)
+    verbs = parser.add_subparsers(metavar="VERB", required=True)
+    for name, (verb, text) in VERBS.items():
+        own = verbs.add_parser(name, help=text, description=text[0].upper() + text[1:] + ".")
+        own.set_defaults(run=verb.run)
+        own.add_argument("--json", action="store_true", help="print one JSON object to stdout, the rest to stderr")
+        verb.add_arguments(own)
+    return parser
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Run one command; returns the exit code."""
+    logging.basicConfig(level=logging.INFO, format="%(message)s")  # to stderr: what was chosen, derived or built
+    try:
+        args = build_parser().parse_args(argv)
+        result = args.run(args)
+    except InputError as error:
+        print(f"error: {' '.join(str(error).split())}", file=sys.stderr)
+        return 2
+    except NonFiniteLossError as error:
+        print(f"stopped: {error}", file=sys.stderr)
+        return 1
+    except KeyboardInterrupt:
+        print("interrupted", file=sys.stderr)
+        return 130
+    if args.json:
+        print(json.dumps(result))
+    return 0

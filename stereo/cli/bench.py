@@ -1,0 +1,43 @@
+"""``bench``: what networks and operators cost."""
+
+from __future__ import annotations
+
+import argparse
+from pathlib import Path
+from typing import Any
+
+from tqdm import tqdm
+
+from stereo.cli.shared import make_folder, say
+from stereo.engine.bench import HEIGHT, SIZES, WIDTHS, Limits, bench, format_rows, parse_size, plan
+from stereo.types import InputError
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("--presets", nargs="*", help="networks (default: all; without a name: none)")
+    parser.add_argument("--operators", nargs="*", help="attention alone (default: all; without a name: none)")
+    parser.add_argument("--sizes", nargs="*", metavar="HxW", default=[f"{h}x{w}" for h, w in SIZES],
+                      help=f"px (default: {' '.join(f'{h}x{w}' for h, w in SIZES)})")  # fmt: skip
+    parser.add_argument("--widths", nargs="*", type=int, metavar="W", default=list(WIDTHS),
+                      help=f"more sizes, all of one height: growth (default: {' '.join(map(str, WIDTHS))})")  # fmt: skip
+    parser.add_argument("--height", type=int, default=HEIGHT, help=f"px, of the --widths (default: {HEIGHT})")
+    parser.add_argument("--no-time", action="store_true", help="count only, which runs nothing: no time, no peak memory")
+    parser.add_argument("--repeats", type=int, default=5, help="the median of these is the time (default: 5)")
+    parser.add_argument("--threads", type=int, default=0, help="CPU threads (default: PyTorch's choice)")
+    parser.add_argument("--timeout", type=float, default=900, metavar="S", help="for one case, all repeats (default: 900)")
+    parser.add_argument("--kernel", default="auto", help="backend that is timed; counts do not depend on it (default: auto)")
+    parser.add_argument("-o", "--output", default="experiments/results/bench.json", metavar="FILE",
+                      help="JSON (default: experiments/results/bench.json)")  # fmt: skip
+
+
+def run(args: argparse.Namespace) -> dict[str, Any]:
+    sizes = [parse_size(text) for text in args.sizes] + [(args.height, width) for width in args.widths]
+    cases = plan(args.presets, args.operators, sizes, args.kernel)
+    if args.repeats < 1:
+        raise InputError(f"got --repeats {args.repeats}, expected at least 1")
+    target = Path(args.output)
+    make_folder(target.parent)
+    limits = None if args.no_time else Limits(args.repeats, args.threads, args.timeout)
+    rows = list(tqdm(bench(cases, limits, target), total=len(cases), unit="case", disable=True if args.json else None))
+    say(args, f"{format_rows(rows)}\nwrote {target}")
+    return {"output": str(target), "rows": rows}
