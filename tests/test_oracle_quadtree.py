@@ -8,26 +8,23 @@ constant); what is stored there is the noise of the sums that make the weight's 
 
 from __future__ import annotations
 
-import json
 from collections.abc import Callable
-from pathlib import Path
 
-import numpy as np
 import pytest
 import torch
 import torch.nn.functional as F
+from oracle_record import compare, needs_oracles, open_arrays, peek, rounding_noise, stored
 from torch import Tensor, nn
 
 from stereo.attention import build_attention
 from stereo.attention.tree import Pyramid
 from stereo.kernels import BACKENDS
 
-ROOT = Path(__file__).resolve().parents[2] / "shared" / "oracles"
 FLAT = 2e-5
-pytestmark = pytest.mark.skipif(not ROOT.is_dir(), reason="../shared/oracles is absent: it lives beside the project, not in it")
-
-RAW = ["qt_A_self_L4", "qt_A_cross_L3", "qt_A_indep_L3", "qt_B_self_L3", "qt_B_cross_L4", "qt_B_lepe_L3"]
-WRAPPED = ["qt_wrap_A_cross", "qt_wrap_B_self", "qt_wrap_B_cross", "qt_block_B_cross", "qt_cls_B_lepe"]
+pytestmark = needs_oracles
+KIND = {name: peek(name, "meta.kind") for name in stored("qt_*")}
+RAW = [name for name, kind in KIND.items() if kind.startswith("raw module")]
+WRAPPED = [name for name in KIND if name not in RAW]
 each_dtype = pytest.mark.parametrize("dtype", [torch.float32, torch.float64], ids=str)
 
 
@@ -35,13 +32,11 @@ class Oracle:
     """One file: tensors by name, the public options, and the comparison."""
 
     def __init__(self, name: str, dtype: torch.dtype):
-        with np.load(ROOT / f"{name}.npz") as file:
-            self.arrays = {key: file[key] for key in file.files}
+        self.arrays = open_arrays(name)
         self.name, self.dtype = name, dtype
-        self.noise = json.loads((ROOT / "fp64_error.json").read_text())[name]
+        self.noise = rounding_noise(name)
         self.topks = [int(k) for k in self.arrays["meta.topks"]]  # coarsest first
         self.heads = int(self.arrays["meta.nhead"])
-        self.worst = (0.0, 1.0, "nothing")  # error, tolerance, tensor: of the largest error / tolerance
 
     def __contains__(self, key: str) -> bool:
         return key in self.arrays
@@ -55,17 +50,8 @@ class Oracle:
         return plane.permute(0, 2, 3, 1).unflatten(-1, (self.heads, -1))
 
     def compare(self, key: str, ours: Tensor, scale: float = 1.0) -> None:
-        expected = self[key]
-        assert ours.shape == expected.shape, key
-        error = (ours.detach() - expected).abs().max().item()
         tolerance = scale * min(FLAT, 10 * self.noise[key] + 1e-6 if key in self.noise else FLAT)
-        if error / tolerance >= self.worst[0] / self.worst[1]:
-            self.worst = (error, tolerance, key)
-        assert error <= tolerance, f"{self.name} {key}: error {error:.3g}, tolerance {tolerance:.3g}"
-
-    def report(self) -> None:
-        error, tolerance, key = self.worst
-        print(f"{self.name} {self.dtype}: largest error {error:.3g} ({key}), tolerance {tolerance:.3g}")
+        compare(f"{self.name}.npz", key, ours, self[key], tolerance)
 
     def operator(self, prefix: str, kernel: str = "auto") -> nn.Module:
         """Our operator with the public options and weights; theirs are listed coarsest first, ours finest first."""
@@ -91,7 +77,8 @@ class Oracle:
                 if level.best is not None:
                     ours = level.of_best(level.candidates).flatten(1, 2).transpose(-1, -2)
                     assert torch.equal(ours.sort(dim=2).values, chosen.sort(dim=2).values)
-                assert torch.equal(chosen.sort(dim=2).values, self[f"lvl{i}.topk_idx"].sort(dim=2).values), f"level {i}"
+                sets = (x.sort(dim=2).values for x in (chosen, self[f"lvl{i}.topk_idx"]))
+                compare(f"{self.name}.npz", f"lvl{i}.topk_idx", *sets)
                 if f"lvl{i}.topk_score" in self:
                     self.compare(f"lvl{i}.topk_score", scores)
             if f"lvl{i}.message" in self:
@@ -101,10 +88,6 @@ class Oracle:
                 else:
                     message = message.flatten(1, 2)
                 self.compare(f"lvl{i}.message", message)
-
-
-def test_every_quadtree_file_is_covered_by_an_oracle_test() -> None:
-    assert sorted(path.stem for path in ROOT.glob("qt_*.npz")) == sorted(RAW + WRAPPED)
 
 
 @each_dtype
@@ -123,7 +106,6 @@ def test_raw_module(name: str, kernel: str, dtype: torch.dtype) -> None:
         message = operator.attend(tree, "image")
     oracle.compare_levels(operator, tree)
     oracle.compare("out", message.flatten(1, 2))
-    oracle.report()
 
 
 # ---------------------------------------------------------------------------------------------------------------------
@@ -186,7 +168,7 @@ def test_wrapped_module(name: str, dtype: torch.dtype) -> None:
     def leaf(key: str) -> Tensor:
         return leaves.setdefault(key, oracle[key].requires_grad_())
 
-    whole = "block" in name
+    whole = KIND[name].endswith("QuadtreeBlock")
     operator = oracle.operator("w.attn.py_att." if whole else "w.py_att.")
     x = leaf("in.x")
     target = leaf("in.target") if "in.target" in oracle else x
@@ -202,4 +184,3 @@ def test_wrapped_module(name: str, dtype: torch.dtype) -> None:
         for key in stored:
             summed_alike = f"grad.{key}".replace("k_proj.bias", "k_proj.weight")
             oracle.compare(f"grad.{key}", gradients[key], scale=max(1.0, oracle[summed_alike].abs().max().item()))
-    oracle.report()
