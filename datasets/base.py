@@ -7,6 +7,18 @@ import re
 from collections.abc import Callable
 from typing import Protocol
 
+from datasets.eth3d import Eth3d
+from datasets.kitti import Kitti2012, Kitti2015, VirtualKitti2
+from datasets.middlebury import (
+    Middlebury,
+    Middlebury2001,
+    Middlebury2003,
+    Middlebury2005,
+    Middlebury2006,
+    Middlebury2014,
+    Middlebury2021,
+    MiddleburyV2,
+)
 from datasets.pairs import PairsDataset
 from datasets.procedural.dataset import GeneratedDataset
 from datasets.sceneflow import Driving, FlyingThings3D, FlyingThings3DSubset, Monkaa, SceneFlow
@@ -46,12 +58,24 @@ def open_generated(text: str) -> GeneratedDataset:
 # A builder gets what follows the first colon of NAME:REST without its options, and those as keywords.
 DATASETS: dict[str, Callable[..., StereoDataset]] = {
     "driving": Driving,
+    "eth3d": Eth3d,
     "flyingthings3d": FlyingThings3D,
     "flyingthings3d-subset": FlyingThings3DSubset,
     "generated": open_generated,
+    "kitti2012": Kitti2012,
+    "kitti2015": Kitti2015,
+    "middlebury": Middlebury,  # version 3 of the evaluation
+    "middlebury2001": Middlebury2001,
+    "middlebury2003": Middlebury2003,
+    "middlebury2005": Middlebury2005,
+    "middlebury2006": Middlebury2006,
+    "middlebury2014": Middlebury2014,
+    "middlebury2021": Middlebury2021,
+    "middlebury_v2": MiddleburyV2,
     "monkaa": Monkaa,
     "pairs": PairsDataset,
     "sceneflow": SceneFlow,
+    "vkitti2": VirtualKitti2,
 }
 
 

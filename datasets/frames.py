@@ -7,13 +7,13 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
-from datasets.truth import read_mask, read_truth, wxh
+from datasets.truth import read_mask, read_numbers, read_truth, wxh
 from stereo.geometry import left_right_check
 from stereo.image_io import read_image
 from stereo.types import InputError, Sample
@@ -40,11 +40,18 @@ class FrameDataset:
     A reader hands its sorted frames to ``__init__`` and, where its files are not PFM in px and masks of 0 and 255, overrides
     ``read_disparity`` or ``read_occluded``, or ``truth`` where one file says more than one thing.
     An occlusion mask that has no file is derived from the disparities of both views where they exist (geometry's left-right
-    check), and the log says so once. Reading raises InputError, which names the file, for whatever is damaged.
+    check), and the log says so once, as it does when there are not ``published`` frames (one alone was asked for by its path).
+    Raises InputError, which names the file, when one of a frame is missing; reading does for whatever is damaged.
     """
 
-    def __init__(self, frames: Sequence[Frame]) -> None:
+    def __init__(self, frames: Sequence[Frame], published: int | None = None) -> None:
         self.frames = tuple(frames)
+        for frame in self.frames:
+            for path in (getattr(frame, field.name) for field in fields(frame)):
+                if isinstance(path, Path) and not path.is_file():
+                    raise InputError(f"'{path}' is missing; {frame.name} needs it, copy or download it again")
+        if published is not None and len(frames) not in (1, published):
+            log.info("%s: %d frames are here, %d were published", type(self).__name__, len(frames), published)
         self.names = tuple(frame.name for frame in self.frames)
         self._derived = False
 
@@ -95,6 +102,28 @@ class FrameDataset:
         return masks | known  # a file goes before the check
 
 
+class NonOccludedMasks(FrameDataset):
+    """Frames whose mask files mark what both cameras see: a pixel of known disparity that is not marked is occluded.
+
+    Marked is 255; 0 and 128 are not, which Middlebury writes where the disparity is not known and where it is. Reading raises
+    InputError for another value.
+    """
+
+    def truth(self, frame: Frame, size: tuple[int, int]) -> dict[str, Any]:
+        known = super().truth(frame, size)
+        for view in ("", "_right"):
+            if getattr(frame, f"occluded{view}") is not None:
+                known[f"occluded{view}"] &= known[f"valid{view}"]
+        return known
+
+    def read_occluded(self, path: Path, size: tuple[int, int]) -> np.ndarray:
+        mask = read_numbers(path, size, np.uint8)
+        other = np.setdiff1d(mask, (0, 128, 255))
+        if other.size:
+            raise InputError(f"'{path}' holds the value {other[0]}; expected 255 (seen by both cameras), 128 and 0 (not)")
+        return mask != 255
+
+
 def existing(path: Path) -> Path | None:
     """The path if there is such a file."""
     return path if path.is_file() else None
@@ -107,6 +136,28 @@ def first_folder(root: Path, candidates: Sequence[str], what: str) -> Path:
             return root / candidate
     listed = ", ".join(f"'{root / candidate}'" for candidate in candidates)
     raise InputError(f"no {what} found; looked for the folders {listed}")
+
+
+def scene_folders(root: Path, homes: Sequence[str], holders: Sequence[str], anchors: Sequence[str]) -> list[Path]:
+    """The scenes HOLDER/SCENE of a data set, sorted: folders with a file that one of the patterns ``anchors`` fits.
+
+    HOLDER is one of ``holders`` ("" for any folder) in ``root`` or in one of its subfolders ``homes``: the first of them that
+    has a scene; if more have, the log says so. ``root`` may also be the holder or one scene.
+    Raises InputError, which names what was looked for, when there is none.
+    """
+    root = root.resolve()  # "." has no name of its own
+    if {"", root.parent.name} & set(holders) and any(path.is_file() for anchor in anchors for path in root.glob(anchor)):
+        return [root]
+    places = [root] if root.name in holders else []
+    places += [root / home / holder for home in ("", *homes) for holder in holders]
+    scenes = {place: sorted({path.parent for anchor in anchors for path in place.glob(f"*/{anchor}")}) for place in places}
+    found = [place for place, folders in scenes.items() if folders]
+    if not found:
+        above = f"[{'|'.join(homes)}/]" + (f"[{'|'.join(filter(None, holders))}/]" if any(holders) else "")
+        raise InputError(f"no scene found; looked for '{root}/{above}SCENE/{' or '.join(anchors)}'")
+    if len(found) > 1:
+        log.info("reading the scenes of %s; there are more in %s", found[0], ", ".join(map(str, found[1:])))
+    return scenes[found[0]]
 
 
 def choose(name: str, given: str | None, allowed: Sequence[str], what: str) -> None:

@@ -6,7 +6,7 @@ from pathlib import Path
 
 import numpy as np
 
-from stereo.image_io import read_disparity, read_image
+from stereo.image_io import read_disparity, read_image, read_stored
 from stereo.types import InputError
 
 
@@ -46,6 +46,21 @@ def read_mask(path: Path, size: tuple[int, ...]) -> np.ndarray:
     if other.size:
         raise InputError(f"'{path}' holds the value {other[0]}; expected only 0 (visible) and 255 (occluded)")
     return mask == 255
+
+
+def read_numbers(path: Path, size: tuple[int, ...], dtype: type[np.unsignedinteger]) -> np.ndarray:
+    """(H, W) of the whole numbers that a picture of an image of ``size`` (H, W) stores, one per pixel, untouched.
+
+    Three equal channels, as re-saved copies have, count as one.
+    Raises InputError for a damaged file, another size, a coloured picture, or numbers that are not of ``dtype``.
+    """
+    stored = read_stored(path)
+    numbers = stored.reshape(*stored.shape[:2], -1)
+    if stored.dtype != dtype or (numbers != numbers[..., :1]).any():
+        found = f"{stored.dtype} {'colours' if stored.ndim == 3 else 'numbers'}"
+        raise InputError(f"'{path}' holds {found}; expected one {np.dtype(dtype)} number per pixel, as the data set comes")
+    _check_size(path, numbers[..., 0], size)
+    return numbers[..., 0]
 
 
 def _check_size(path: Path, array: np.ndarray, size: tuple[int, ...]) -> None:
