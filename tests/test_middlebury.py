@@ -142,6 +142,17 @@ def test_truth_in_colours_or_of_another_depth(tmp_path: Path):
         open_dataset(f"middlebury2001:{tmp_path}")[0]
 
 
+def test_truth_or_mask_of_another_size(tmp_path: Path):
+    write_scaled(tmp_path / "venus", SCALED[1][1])
+    write_bytes(tmp_path / "venus" / "disp2.png", bytes_of_truth(width=W + 1))
+    with pytest.raises(InputError, match=rf"disp2.png' is {W + 1}x{H}, its image is {W}x{H}; expected equal sizes"):
+        open_dataset(f"middlebury2001:{tmp_path}")[0]
+    write_v3(tmp_path / "trainingQ" / "Piano")
+    write_bytes(tmp_path / "trainingQ" / "Piano" / "mask0nocc.png", np.full((H + 1, W), 255))
+    with pytest.raises(InputError, match=rf"mask0nocc.png' is {W}x{H + 1}, its image is {W}x{H}; expected equal sizes"):
+        open_dataset(f"middlebury:{tmp_path}")[0]
+
+
 @pytest.mark.parametrize("year", [2005, 2006])
 def test_sizes_of_2005(tmp_path: Path, caplog: pytest.LogCaptureFixture, year: int):
     root = tmp_path / f"scenes{year}"
