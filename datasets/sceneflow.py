@@ -88,6 +88,7 @@ class SceneFlow(FrameDataset):
     title = "Scene Flow"
     members: tuple[str, ...] = (FULL, MONKAA, DRIVING)
     expected_tree = EXPECTED_TREE
+    listed = True
 
     def __init__(
         self,
