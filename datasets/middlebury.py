@@ -207,7 +207,7 @@ class MiddleburyV2(NonOccludedMasks):
             first = path.read_text(encoding="ascii", errors="replace").partition("\n")[0].strip()
         except OSError as error:
             raise InputError(f"cannot read '{path}': {error.strerror}; its first line tells how the truth is scaled") from error
-        if not (first.isascii() and first.isdigit() and 1 <= int(first) <= 255):
+        if not (first.isdigit() and len(first) <= 3 and 1 <= int(first) <= 255):
             raise InputError(f"'{path}' starts with '{first[:40]}', expected the factor of groundtruth.png, from 1 to 255")
         return int(first)
 

@@ -205,7 +205,7 @@ def test_v2_has_its_factor_and_mask_in_files(tmp_path: Path):
     assert open_dataset(f"middlebury_v2:{tmp_path / 'MiddV2' / 'teddy'}").names == ("middlebury_v2/teddy",)
 
 
-@pytest.mark.parametrize("text", ["", "x\n", "0\n", "256\n", "-4\n", "4.5\n", "\u0664\n"])
+@pytest.mark.parametrize("text", ["", "x\n", "0\n", "256\n", "9" * 5000, "-4\n", "4.5\n", "\u0664\n"])
 def test_v2_refuses_another_info(tmp_path: Path, text: str):
     write_v2(tmp_path / "teddy", "")
     (tmp_path / "teddy" / "info.txt").write_text(text, encoding="utf-8")
@@ -268,6 +268,14 @@ def test_v3_without_masks_or_without_the_right_view(tmp_path: Path):
     (scene / "disp1GT.pfm").unlink()
     sample = open_dataset(f"middlebury:{scene}")[0]
     assert sample.disp_right is sample.occluded is sample.occluded_right is None
+
+
+def test_v3_mask_without_its_truth(tmp_path: Path):
+    write_v3(tmp_path / "trainingQ" / "Piano")
+    (tmp_path / "trainingQ" / "Piano" / "disp1GT.pfm").unlink()
+    sample = open_dataset(f"middlebury:{tmp_path}")[0]
+    assert sample.occluded[1].all()
+    assert sample.disp_right is sample.occluded_right is None
 
 
 def test_v3_mask_of_another_convention(tmp_path: Path):
