@@ -1,43 +1,17 @@
-"""Samples -> Batch, and the endless stream of procedural training batches."""
+"""The endless stream of procedural training batches."""
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 
-import numpy as np
-import torch
-from torch.utils.data import DataLoader, Dataset
+from torch.utils.data import Dataset
 
+from datasets.loading import collate, crop_of, ordered_loader
 from datasets.procedural.dataset import render_sample
 from stereo.config import DataConfig
-from stereo.types import Batch, InputError, Sample
+from stereo.types import Batch
 
-
-def collate(samples: Sequence[Sample]) -> Batch:
-    """Stack samples of one size; images become float32 in [0, 1]. Both views' masks are needed.
-
-    Raises InputError when a sample lacks ground truth or an occlusion mask.
-    """
-    for sample in samples:
-        for name in ("disp", "valid", "occluded", "occluded_right"):
-            if getattr(sample, name) is None:
-                raise InputError(f"sample '{sample.name}' has no {name}; training needs disparity and both occlusion masks")
-
-    def stack(name: str) -> torch.Tensor:
-        return torch.from_numpy(np.stack([getattr(sample, name) for sample in samples]))
-
-    def image(name: str) -> torch.Tensor:
-        return stack(name).permute(0, 3, 1, 2).float() / 255
-
-    return Batch(
-        left=image("left"),
-        right=image("right"),
-        disp=stack("disp"),
-        valid=stack("valid"),
-        occluded=stack("occluded"),
-        occluded_right=stack("occluded_right"),
-        names=tuple(sample.name for sample in samples),
-    )
+__all__ = ["TrainingBatches", "collate", "training_batches"]
 
 
 class TrainingBatches(Dataset):
@@ -53,8 +27,7 @@ class TrainingBatches(Dataset):
         if not 0 <= item < len(self):
             raise IndexError(item)
         number = self.first + item
-        crops = self.config.crops
-        height, width = crops[int(np.random.default_rng((self.config.seed, number, 5)).integers(len(crops)))]
+        height, width = crop_of(number, self.config.crops, self.config.seed)
         samples = [
             render_sample(
                 self.config.seed,
@@ -71,19 +44,4 @@ class TrainingBatches(Dataset):
 
 def training_batches(config: DataConfig, batch_size: int, first: int, last: int) -> Iterator[Batch]:
     """Batches first .. last-1, in order, made by ``config.workers`` processes (0: in this one)."""
-    loader = DataLoader(
-        TrainingBatches(config, batch_size, first, last),
-        batch_size=None,
-        num_workers=config.workers,
-        worker_init_fn=_one_thread,
-        prefetch_factor=4 if config.workers else None,
-    )
-    return iter(loader)
-
-
-def _one_thread(_worker: int) -> None:
-    """Workers render on one thread each; the network has the other cores."""
-    import cv2
-
-    torch.set_num_threads(1)
-    cv2.setNumThreads(1)
+    return iter(ordered_loader(TrainingBatches(config, batch_size, first, last), config.workers))

@@ -93,14 +93,7 @@ class FrameDataset:
         if not self._derived:
             self._derived = True
             log.info("%s: no occlusion files for %s; masks come from the left-right check", type(self).__name__, self.names[0])
-        left, right = (known[name] for name in ("disp", "disp_right"))
-        valid, valid_right = known["valid"], known["valid_right"]
-        # The check speaks of a left view; the right view is one when everything is mirrored.
-        mirrored = [x[:, ::-1] for x in (right, left, valid_right, valid)]
-        masks = {
-            "occluded": left_right_check(left, right, 1.0, valid, valid_right),
-            "occluded_right": left_right_check(mirrored[0], mirrored[1], 1.0, mirrored[2], mirrored[3])[:, ::-1].copy(),
-        }
+        masks = derived_masks(*(known[name] for name in ("disp", "disp_right", "valid", "valid_right")))
         return masks | known  # a file goes before the check
 
 
@@ -124,6 +117,18 @@ class NonOccludedMasks(FrameDataset):
         if other.size:
             raise InputError(f"'{path}' holds the value {other[0]}; expected 255 (seen by both cameras), 128 and 0 (not)")
         return mask != 255
+
+
+def derived_masks(
+    disp: np.ndarray, disp_right: np.ndarray, valid: np.ndarray, valid_right: np.ndarray
+) -> dict[str, np.ndarray]:
+    """``occluded`` and ``occluded_right``, (H, W) bool, by geometry's left-right check at 1 px. All arrays as in Sample."""
+    # The check speaks of a left view; the right view is one when everything is mirrored.
+    mirrored = [x[:, ::-1] for x in (disp_right, disp, valid_right, valid)]
+    return {
+        "occluded": left_right_check(disp, disp_right, 1.0, valid, valid_right),
+        "occluded_right": left_right_check(mirrored[0], mirrored[1], 1.0, mirrored[2], mirrored[3])[:, ::-1].copy(),
+    }
 
 
 def existing(path: Path) -> Path | None:
