@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 import dataclasses
-import itertools
 import logging
 import warnings
+from collections.abc import Iterator
 from pathlib import Path
 
 import numpy as np
@@ -45,10 +45,15 @@ class Numbered:
         return dataclasses.replace(sample, **dict.fromkeys(self.lacking))
 
 
-def batches(mixture: Mixture, first: int = 0, last: int = 6, settings: Augmentation = UNCHANGED, **options) -> list[Batch]:
-    with warnings.catch_warnings():
+def stream(mixture: Mixture, first: int = 0, last: int = 6, settings: Augmentation = UNCHANGED, **options) -> Iterator[Batch]:
+    given = {"crops": [SIZE], "batch_size": 2} | options
+    with warnings.catch_warnings():  # of more workers than cores
         warnings.filterwarnings("ignore", message="This DataLoader will create")
-        return list(stream_batches(mixture, settings, [SIZE], 2, first, last, **options))
+        yield from stream_batches(mixture, settings, first=first, last=last, **given)
+
+
+def batches(*given, **options) -> list[Batch]:
+    return list(stream(*given, **options))
 
 
 def names(found: list[Batch]) -> list[str]:
@@ -65,9 +70,8 @@ def equal(a: list[Batch], b: list[Batch]) -> bool:
 def test_the_number_of_workers_does_not_matter():
     mixture = Mixture([Numbered(9, unreadable=[4]), open_dataset("generated:3:4:40x64")], weights=(2, 1), seed=5)
     crops = [SIZE, (16, 56)]
-    with warnings.catch_warnings():
-        warnings.filterwarnings("ignore", message="This DataLoader will create")
-        runs = [list(stream_batches(mixture, Augmentation(), crops, 3, 0, 8, workers=workers)) for workers in (0, 1, 3)]
+    options = {"settings": Augmentation(), "crops": crops, "batch_size": 3}
+    runs = [batches(mixture, 0, 8, workers=workers, **options) for workers in (0, 1, 3)]
     assert len(runs[0]) == 8
     assert equal(runs[0], runs[1]) and equal(runs[0], runs[2])
     assert {tuple(batch.disp.shape) for batch in runs[0]} == {(3, *size) for size in crops}
@@ -118,17 +122,14 @@ def test_a_replacement_comes_from_the_same_data_set():
 
 def test_too_many_unreadable_samples_end_the_stream_at_the_same_step():
     mixture = Mixture([Numbered(300, unreadable=range(0, 300, 30))], seed=1)
-    message = (
-        r"^4 of 300 samples of the Numbered cannot be read, allowed are 3; .*: PNG 'n\d+.png' is truncated; PNG .*; PNG .*$"
-    )
+    allowed = r"^4 of 300 samples of the Numbered cannot be read, allowed are 3; .*"
     ends = set()
     for workers in (0, 2):
-        count = itertools.count()
-        with warnings.catch_warnings(), pytest.raises(InputError, match=message) as raised:
-            warnings.filterwarnings("ignore", message="This DataLoader will create")
-            list(zip(stream_batches(mixture, UNCHANGED, [SIZE], 2, 0, 150, workers=workers), count, strict=False))
+        found: list[Batch] = []
+        with pytest.raises(InputError, match=allowed + r": PNG 'n\d+.png' is truncated; PNG .*; PNG .*$") as raised:
+            found.extend(stream(mixture, 0, 150, workers=workers))
         assert "\n" not in str(raised.value)
-        ends.add((next(count), str(raised.value)))
+        ends.add((len(found), str(raised.value)))
     assert len(ends) == 1
     met = [number for number in range(300) if mixture.pick(number).item % 30 == 0]
     assert ends.pop()[0] <= met[3] // 2  # at the latest when the order comes to the fourth one
@@ -194,9 +195,8 @@ def test_what_is_made_up_is_said_once_per_data_set(workers, caplog):
 
 def test_small_images_are_enlarged_and_the_log_says_so(caplog):
     with caplog.at_level(logging.INFO):
-        stream = stream_batches(Mixture([Numbered(3)]), UNCHANGED, [(2 * H, W)], 1, 0, 5)
-        found = list(stream)
-    assert {tuple(batch.left.shape) for batch in found} == {(1, 3, 2 * H, W)}
+        found = batches(Mixture([Numbered(3)]), crops=[(2 * H, W)])
+    assert {tuple(batch.left.shape) for batch in found} == {(2, 3, 2 * H, W)}
     assert [record.getMessage().split(": ")[1] for record in caplog.records] == [
         f"images smaller than the crop of {W}x{2 * H} px are enlarged"
     ]
