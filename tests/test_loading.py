@@ -20,6 +20,7 @@ from datasets.transforms import UNCHANGED, Augmentation
 from stereo.image_io import write_image, write_pfm
 from stereo.types import Batch, InputError, Sample
 
+SHARED = Path(__file__).resolve().parents[2] / "shared" / "data"
 H, W = 40, 64
 SIZE = (24, 40)
 
@@ -268,3 +269,19 @@ def test_impossible_arguments_are_refused_at_once(options, message):
     given = {"crops": [SIZE], "batch_size": 2, "first": 0, "last": 3} | options
     with pytest.raises(InputError, match=message):
         stream_batches(Mixture([Numbered(3)]), UNCHANGED, **given)
+
+
+@pytest.mark.skipif(not SHARED.is_dir(), reason=f"{SHARED} is absent: it holds the real pairs")
+def test_real_pairs_of_all_kinds_in_one_stream(caplog):
+    """Dense and sparse truth, with and without masks, from 384x288 to 1242x375 px."""
+    dataset = open_dataset(f"pairs:{SHARED}")
+    with caplog.at_level(logging.INFO):
+        found = batches(Mixture([dataset]), 0, 11, Augmentation(), crops=[(160, 320)], batch_size=1)
+    assert sorted(names(found)) == sorted(dataset.names)
+    for batch in found:
+        assert batch.disp.shape == (1, 160, 320)
+        assert batch.disp.isfinite().all() and batch.disp.min() >= 0
+        outside = (torch.arange(320) - batch.disp < 0) & batch.valid
+        assert batch.occluded[outside].all()
+    assert "the left occlusion mask comes from the left disparity alone" in caplog.text
+    assert all(record.levelno == logging.INFO for record in caplog.records)
