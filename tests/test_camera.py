@@ -34,7 +34,7 @@ def test_two_looks_in_one():
     b = Look(saturation=0.5, blur=4.0, gamma=3.0, gain=(2.0, 2.0, 2.0), contrast=4.0, noise=0.04)
     assert a.then(b) == Look(0.25, 5.0, 6.0, (2.0, 4.0, 6.0), 2.0, pytest.approx(0.05), 50)
     assert a.then(Look()) == Look().then(a) == a
-    assert b.then(dataclasses.replace(a, jpeg=60)).jpeg == 60
+    assert b.then(a).jpeg == 50 and a.then(dataclasses.replace(b, jpeg=60)).jpeg == 60
 
 
 def test_jpeg_and_blur_reach_the_image():

@@ -62,7 +62,7 @@ def scenes() -> list[Sample]:
 
 @pytest.fixture(scope="module")
 def sparse() -> Sample:
-    """Noise images and random truth with holes in both views; every known disparity is another number."""
+    """Noise images and random truth in both views, with holes that hold 1000; every known disparity is another number."""
     draw = rng(5)
 
     def view(sign: int) -> dict[str, np.ndarray]:
@@ -70,7 +70,7 @@ def sparse() -> Sample:
         disp = draw.permutation(H * W).reshape(H, W).astype(np.float32) * np.float32(60 / (H * W))
         match = np.arange(W) + sign * disp
         occluded = (draw.random((H, W)) < 0.1) | (valid & ((match < 0) | (match > W - 1)))
-        return {"disp": np.where(valid, disp, np.float32(0)), "valid": valid, "occluded": occluded}
+        return {"disp": np.where(valid, disp, np.float32(1000)), "valid": valid, "occluded": occluded}
 
     left, right = (draw.integers(0, 256, (H, W, 3), np.uint8) for _ in range(2))
     return Sample(left=left, right=right, **view(-1), **{f"{name}_right": x for name, x in view(1).items()}, name="sparse")
@@ -147,7 +147,7 @@ def test_sparse_truth_keeps_exact_values_and_loses_no_match_unnoticed(sparse, ch
     for view, sign in (("", -1), ("_right", 1)):
         disp, valid, occluded = (getattr(sample, name + view) for name in ("disp", "valid", "occluded"))
         assert disp.dtype == np.float32
-        assert (disp[~valid] == 0).all()
+        assert (disp[~valid] > 300).all()
         match = np.arange(width, dtype=np.float32) + sign * disp
         assert occluded[valid & ((match < 0) | (match > width - 1))].all()
         # Every value is a value of the source times the one factor, which has a whole number of columns below.
@@ -309,6 +309,29 @@ def test_patches_cover_the_right_view_only(sparse):
         assert not flat or np.abs(box[0, 0] - sparse.right.mean(axis=(0, 1))).max() <= 0.5
         kinds.add(bool(flat))
     assert kinds == {True, False}
+
+
+EACH = [name.removesuffix("_probability") for name in to_dict(UNCHANGED) if name.endswith("_probability")]
+
+
+@pytest.mark.parametrize("name", EACH)
+def test_every_transform_is_part_of_the_whole(sparse, name):
+    assert not same(augment(sparse, rng(17), only(**{f"{name}_probability": 1.0})), sparse)
+
+
+def test_the_order_shows(scenes):
+    """The view that is misaligned is the right one after the flip; patches are flat though the image is noisy."""
+    scene = scenes[0]
+    tilted_pair = augment(scene, rng(18), only(flip_probability=1.0, misalign_probability=1.0))
+    assert np.array_equal(tilted_pair.left, scene.right[:, ::-1])
+    assert not np.array_equal(tilted_pair.right, scene.left[:, ::-1])
+    means = []
+    for index in range(10):
+        settings = only(noise_probability=1.0, noise=50.0, patch_probability=1.0, patches=1, patch_size=(20, 30))
+        right = augment(scene, rng(19, index), settings).right
+        colours, counts = np.unique(right.reshape(-1, 3), axis=0, return_counts=True)
+        means.append(counts.max() >= 100 and np.abs(colours[counts.argmax()] - right.mean(axis=(0, 1))).max() < 10)
+    assert 2 <= sum(means) <= 9  # the other half are filled with noise
 
 
 def test_probability_zero_is_the_identity(sparse, scenes):
