@@ -7,6 +7,7 @@ import logging
 import os
 import pickle
 from pathlib import Path
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -174,19 +175,21 @@ def test_a_compressed_file_is_not_mapped(tmp_path):
         map_npz(tmp_path / "x.npz", check=False)
 
 
+ENTRY = H * W * (3 + 3 + 4 + 1) + 4096  # what is set aside for a left view's sample; its file is a little smaller
+
+
 def test_the_limit_is_kept_and_said_once(root, tmp_path, caplog):
-    cache, source = tmp_path / "cache", Counted(root)
-    one = H * W * (3 + 3 + 4 + 1)
-    cached = CachedDataset(source, cache, limit_gib=(one + 8000) / GIB)
+    cache, source, limit = tmp_path / "cache", Counted(root), 1.6 * ENTRY / GIB
+    cached = CachedDataset(source, cache, limit_gib=limit)
     with caplog.at_level(logging.WARNING):
         for _ in range(2):
-            assert all(same(cached[index], PairsDataset(root)[index]) for index in range(3))
+            assert all(same(cached[index], PairsDataset(root)[index]) for index in (0, 2, 1))
     assert len(entries(cache)) == 1
-    assert source.decoded == ["set/a", "set/b", "set/c", "set/b", "set/c"]
+    assert source.decoded == ["set/a", "set/c", "set/b", "set/c", "set/b"]
     assert len(caplog.records) == 1 and "has reached its limit" in caplog.text
     # What lies there counts, also for another process.
     with caplog.at_level(logging.WARNING):
-        CachedDataset(PairsDataset(root), cache, "other", limit_gib=(one + 8000) / GIB)[0]
+        CachedDataset(PairsDataset(root), cache, "other", limit_gib=limit)[0]
     assert len(entries(cache)) == 1 and len(caplog.records) == 2
 
 
@@ -237,11 +240,26 @@ def test_batches_are_the_same_with_and_without_and_in_workers(root, tmp_path):
 
 
 @pytest.mark.filterwarnings("ignore:This DataLoader will create")
-def test_workers_keep_the_limit_together(root, tmp_path):
-    limit = 1.5 * (H * W * 17 + 8000)  # one entry for sure, two at most
-    cached = CachedDataset(PairsDataset(root), tmp_path / "cache", limit_gib=limit / GIB)
-    list(stream_batches(Mixture([cached]), Augmentation(), [(16, 24)], 1, 0, 12, workers=2))
-    assert sum(entry.stat().st_size for entry in entries(tmp_path / "cache")) <= limit
+@pytest.mark.parametrize("used_before", [False, True], ids=["fresh", "used before the workers start"])
+def test_workers_keep_the_limit_together(root, tmp_path, used_before):
+    """Room for one more sample, and two workers that come to different ones first."""
+    cached = CachedDataset(PairsDataset(root), tmp_path / "cache", limit_gib=(2.5 if used_before else 1.5) * ENTRY / GIB)
+    if used_before:
+        cached[0]
+    mixtures = (Mixture([cached], seed=seed) for seed in range(100))
+    wanted = (1, 2) if used_before else (0, 2)
+    mixture = next(mixture for mixture in mixtures if tuple(mixture.pick(number).item for number in (0, 1)) == wanted)
+    list(stream_batches(mixture, Augmentation(), [(16, 24)], 1, 0, 12, workers=2))
+    assert sum(entry.stat().st_size for entry in entries(tmp_path / "cache")) <= cached.limit_gib * GIB
+
+
+@pytest.mark.parametrize(("workers", "fits"), [(2, True), (4, False)])
+def test_a_worker_fills_its_part_of_the_room(root, tmp_path, monkeypatch, caplog, workers, fits):
+    monkeypatch.setattr(datasets.cache, "get_worker_info", lambda: SimpleNamespace(id=1, num_workers=workers))
+    with caplog.at_level(logging.WARNING):
+        CachedDataset(PairsDataset(root), tmp_path / "cache", limit_gib=3 * ENTRY / GIB)[0]
+    assert len(entries(tmp_path / "cache")) == fits
+    assert not caplog.records  # worker 0 speaks for all
 
 
 def test_opening_by_a_spec(root, tmp_path):

@@ -145,6 +145,20 @@ def test_the_least_allowance_is_one_sample(count, unreadable, share):
         batches(Mixture([Numbered(count, unreadable)]), 0, 20, corrupt_share=share)
 
 
+def test_a_lost_disk_is_noticed_before_everything_was_tried():
+    class Lost(Numbered):
+        tried = 0
+
+        def __getitem__(self, index: int) -> Sample:
+            self.tried += 1
+            raise InputError("input/output error")
+
+    lost = Lost(1000)
+    with pytest.raises(InputError, match=r"11 of 1000 samples .* allowed are 10"):
+        batches(Mixture([lost]))
+    assert lost.tried == 11
+
+
 def test_one_unreadable_sample_of_a_few_is_allowed():
     assert set(names(batches(Mixture([Numbered(8, [1])]), 0, 20))) == {f"n{index}" for index in range(8) if index != 1}
 
