@@ -10,6 +10,7 @@ import mmap
 import os
 import struct
 import zipfile
+from contextlib import suppress
 from dataclasses import fields
 from pathlib import Path
 from typing import Any
@@ -97,7 +98,9 @@ class CachedDataset:
         except FileNotFoundError:
             return None
         except (OSError, ValueError, KeyError, TypeError, NotImplementedError, zipfile.BadZipFile) as error:
-            log.warning("cache entry '%s' of %s is damaged (%s); it is written anew", path, name, error)
+            log.warning("cache entry '%s' of %s is damaged (%s); it is removed and made anew", path, name, error)
+            with suppress(OSError):
+                path.unlink()  # or, in a full cache, it would be found damaged in every epoch
             return None
         self._checked.add(path)
         return sample
@@ -106,7 +109,7 @@ class CachedDataset:
         arrays: dict[str, Any] = {name: getattr(sample, name) for name in _ARRAYS if getattr(sample, name) is not None}
         arrays[_STAMP] = np.frombuffer(stamp, np.uint8)
         size = sum(array.nbytes for array in arrays.values()) + 4096  # of headers
-        room = self._room_left() + (path.stat().st_size if path.is_file() else 0)
+        room = self._room_left() + _bytes_of(path)
         if room == -np.inf:  # closed
             return
         if size > room:
@@ -119,12 +122,12 @@ class CachedDataset:
         except InputError as error:  # the training can go on without
             self._close(str(error))
             return
-        self._room = os.getpid(), room - path.stat().st_size
+        self._room = os.getpid(), room - _bytes_of(path)
 
     def _room_left(self) -> float:
         """Bytes that this process may still write. Each worker of a loader has an equal part of what it found left."""
         if self._room is None or self._room[0] != os.getpid():
-            used = sum(entry.stat().st_size for entry in self.folder.glob("*.npz"))
+            used = sum(_bytes_of(entry) for entry in self.folder.glob("*.npz"))
             worker = get_worker_info()
             self._room = os.getpid(), (self.limit_gib * GIB - used) / (worker.num_workers if worker else 1)
         return self._room[1]
@@ -135,6 +138,14 @@ class CachedDataset:
         worker = get_worker_info()
         if worker is None or worker.id == 0:  # the others come to the same end
             log.warning("%s; what is not in it is decoded each time", reason)
+
+
+def _bytes_of(path: Path) -> int:
+    """0 when there is no such file any more: another worker's temporary file may have got its name in the meantime."""
+    try:
+        return path.stat().st_size
+    except FileNotFoundError:
+        return 0
 
 
 def _stamp(frame: Frame) -> bytes:

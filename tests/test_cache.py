@@ -165,8 +165,19 @@ def test_a_damaged_entry_is_named_and_written_anew(root, tmp_path, damage, caplo
         cached = CachedDataset(source, cache)
         assert all(same(cached[0], source[0]) for _ in range(3))
     assert len(caplog.records) == 1
-    assert str(entry) in caplog.text and "set/a is damaged" in caplog.text and "written anew" in caplog.text
+    assert str(entry) in caplog.text and "set/a is damaged" in caplog.text and "made anew" in caplog.text
     assert len(map_npz(entry, check=True)) == 5
+
+
+def test_a_damaged_entry_does_not_stay_in_a_full_cache(root, tmp_path, caplog):
+    cache = tmp_path / "cache"
+    CachedDataset(PairsDataset(root), cache)[0]
+    entries(cache)[0].write_bytes(b"damaged")
+    cached = CachedDataset(PairsDataset(root), cache, limit_gib=0)
+    with caplog.at_level(logging.WARNING):
+        assert all(same(cached[0], PairsDataset(root)[0]) for _ in range(3))
+    assert ["is damaged" in record.getMessage() for record in caplog.records] == [True, False]
+    assert entries(cache) == []
 
 
 def test_a_compressed_file_is_not_mapped(tmp_path):
@@ -206,6 +217,14 @@ def test_a_cache_that_cannot_be_written_does_not_stop_the_reading(root, tmp_path
     with caplog.at_level(logging.WARNING):
         assert all(same(cached[index], PairsDataset(root)[index]) for index in range(3))
     assert len(caplog.records) == 1 and "cannot write" in caplog.text
+
+
+def test_a_file_that_vanishes_while_the_folder_is_measured(root, tmp_path, monkeypatch):
+    """Another worker's temporary file becomes its entry between the listing and the look at its size."""
+    cached, listed = CachedDataset(Counted(root), tmp_path / "cache"), Path.glob
+    monkeypatch.setattr(Path, "glob", lambda self, pattern: [*listed(self, pattern), self / ".gone.npz"])
+    assert same(cached[0], cached[0])
+    assert len(entries(tmp_path / "cache")) == 1
 
 
 def test_nothing_half_written_stays(root, tmp_path, monkeypatch):
