@@ -56,7 +56,7 @@ def scenes() -> list[Sample]:
     bank = 0.5 + 0.25 * torch.stack([wave[:, None] + wave, wave[:, None] - wave, wave[:, None] * wave * 2]).clamp(-2, 2)
     bank = bank.expand(generator.COUNT, 3, *bank.shape[1:]).contiguous()
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(generator, "texture_bank", lambda seed, block: (bank, F.avg_pool2d(bank, 2)))
+        patch.setattr(generator, "texture_bank", lambda seed, block, content: (bank, F.avg_pool2d(bank, 2)))
         return [generator.render_sample(1, index, H, W, augment=False) for index in range(8)]
 
 
