@@ -7,7 +7,11 @@ import re
 from collections.abc import Callable
 from typing import Protocol
 
+from datasets.crestereo import CREStereo
 from datasets.eth3d import Eth3d
+from datasets.fallingthings import FallingThings
+from datasets.fsd import FSD
+from datasets.instereo2k import InStereo2K
 from datasets.kitti import Kitti2012, Kitti2015, VirtualKitti2
 from datasets.middlebury import (
     Middlebury,
@@ -21,7 +25,10 @@ from datasets.middlebury import (
 )
 from datasets.pairs import PairsDataset
 from datasets.procedural.dataset import GeneratedDataset
+from datasets.scared import Scared
 from datasets.sceneflow import Driving, FlyingThings3D, FlyingThings3DSubset, Monkaa, SceneFlow
+from datasets.sintel import Sintel
+from datasets.tartanair import TartanAir
 from stereo.config import near_matches
 from stereo.types import InputError, Sample
 
@@ -57,11 +64,15 @@ def open_generated(text: str) -> GeneratedDataset:
 
 # A builder gets what follows the first colon of NAME:REST without its options, and those as keywords.
 DATASETS: dict[str, Callable[..., StereoDataset]] = {
+    "crestereo": CREStereo,
     "driving": Driving,
     "eth3d": Eth3d,
+    "fallingthings": FallingThings,
     "flyingthings3d": FlyingThings3D,
     "flyingthings3d-subset": FlyingThings3DSubset,
+    "fsd": FSD,
     "generated": open_generated,
+    "instereo2k": InStereo2K,
     "kitti2012": Kitti2012,
     "kitti2015": Kitti2015,
     "middlebury": Middlebury,  # version 3 of the evaluation
@@ -74,7 +85,10 @@ DATASETS: dict[str, Callable[..., StereoDataset]] = {
     "middlebury_v2": MiddleburyV2,
     "monkaa": Monkaa,
     "pairs": PairsDataset,
+    "scared": Scared,
     "sceneflow": SceneFlow,
+    "sintel": Sintel,
+    "tartanair": TartanAir,
     "vkitti2": VirtualKitti2,
 }
 

@@ -8,10 +8,12 @@ from __future__ import annotations
 import logging
 from collections.abc import Sequence
 from dataclasses import dataclass, fields
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 import numpy as np
+from tqdm import tqdm
 
 from datasets.truth import read_mask, read_numbers, read_truth, wxh
 from stereo.geometry import left_right_check
@@ -23,7 +25,11 @@ log = logging.getLogger(__name__)
 
 @dataclass(frozen=True)
 class Frame:
-    """The files of one pair; None where there is none. name: what log lines call it, unique within its data set."""
+    """The files of one pair; None where there is none. name: what log lines call it, unique within its data set.
+
+    calib: a calib.txt that stereo.geometry.read_middlebury_calib reads.
+    scale: px per stored unit of disp and disp_right (see read_truth); None: their reader knows.
+    """
 
     name: str
     left: Path
@@ -32,6 +38,8 @@ class Frame:
     disp_right: Path | None = None
     occluded: Path | None = None
     occluded_right: Path | None = None
+    calib: Path | None = None
+    scale: float | None = None
 
 
 class FrameDataset:
@@ -71,10 +79,11 @@ class FrameDataset:
     def truth(self, frame: Frame, size: tuple[int, int]) -> dict[str, Any]:
         """What is known of a frame whose images are ``size`` (H, W): fields of Sample; those left out are not known."""
         known: dict[str, Any] = {}
+        read = self.read_disparity if frame.scale is None else partial(read_truth, scale=frame.scale)
         for view in ("", "_right"):
             path, mask = getattr(frame, f"disp{view}"), getattr(frame, f"occluded{view}")
             if path is not None:
-                known[f"disp{view}"], known[f"valid{view}"] = self.read_disparity(path, size)
+                known[f"disp{view}"], known[f"valid{view}"] = read(path, size)
             if mask is not None:
                 known[f"occluded{view}"] = self.read_occluded(mask, size)
         if {"disp", "disp_right"} <= known.keys() and not {"occluded", "occluded_right"} <= known.keys():
@@ -134,6 +143,27 @@ def derived_masks(
 def existing(path: Path) -> Path | None:
     """The path if there is such a file."""
     return path if path.is_file() else None
+
+
+def find_files(root: Path, patterns: Sequence[str], what: str) -> list[Path]:
+    """The files below ``root`` that match one of the globs, sorted. Raises InputError that names the globs when there is none.
+
+    A name that begins with a dot is none of them: macOS leaves "._0006.png" beside a copy.
+    """
+    found = {path for pattern in patterns for path in root.glob(pattern) if not path.name.startswith(".")}
+    if not found:
+        listed = ", ".join(f"'{root / pattern}'" for pattern in patterns)
+        raise InputError(f"no {what} found; looked for {listed}")
+    return sorted(found)
+
+
+def complete(frames: Sequence[Frame]) -> Sequence[Frame]:
+    """The frames as they are. Raises InputError for the first one that names a file that is not there."""
+    for frame in tqdm(frames, desc="look for files", unit="frame", delay=2, disable=None):
+        for path in (getattr(frame, field.name) for field in fields(frame)):
+            if isinstance(path, Path) and not path.is_file():
+                raise InputError(f"'{path}' is missing; frame {frame.name} needs it")
+    return frames
 
 
 def first_folder(root: Path, candidates: Sequence[str], what: str) -> Path:

@@ -115,7 +115,7 @@ class SceneFlow(FrameDataset):
     def read_disparity(self, path: Path, size: tuple[int, int]) -> tuple[np.ndarray, np.ndarray]:
         sign = self._signs[path]
         try:
-            return read_truth(path, size, sign.flip)
+            return read_truth(path, size, -1 if sign.flip else None)
         except SignError as error:
             reason = f"compare '{sign.like}', whose sign was taken for all" if sign.like else "the option sign says otherwise"
             raise InputError(f"{error}; {reason}") from error

@@ -1,0 +1,62 @@
+"""MPI Sintel stereo: rendered, disparity in the colours of a PNG, two masks of what the right camera does not see."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+
+from datasets.frames import Frame, FrameDataset, choose, complete, find_files, first_folder
+from datasets.truth import check_size, read_coded
+from stereo.image_io import read_image
+
+PASSES = ("clean", "final")
+WEIGHTS = (4, 1 / 64, 1 / 16384)  # px per unit of R, G, B
+
+
+class Sintel(FrameDataset):
+    """Frames in the layout::
+
+        ROOT/training/                                 or ROOT itself
+          {clean,final}_left/SCENE/frame_NNNN.png      8-bit RGB, one pass is enough
+          {clean,final}_right/SCENE/frame_NNNN.png
+          disparities/SCENE/frame_NNNN.png             8-bit RGB: px = 4 R + G / 64 + B / 16384, known everywhere
+          occlusions/SCENE/frame_NNNN.png              not 0: covered in the right image
+          outofframe/SCENE/frame_NNNN.png              not 0: beside the right image
+
+    images: one of PASSES. Occluded is what either mask has. A frame is called "sintel/SCENE/frame_NNNN".
+    Raises InputError for another pass, when nothing is found, or when a frame lacks a file; reading a frame raises it for a
+    damaged file, unequal sizes, or a disparity that is no colour picture.
+    """
+
+    def __init__(self, root: str | Path, images: str = "final") -> None:
+        choose("images", images, PASSES, "Sintel")
+        left = first_folder(Path(root), [f"training/{images}_left", f"{images}_left"], f"{images} pass of Sintel")
+        base = left.parent
+
+        def frame(path: Path) -> Frame:
+            file = path.relative_to(left)
+            return Frame(
+                name=f"sintel/{file.with_suffix('').as_posix()}",
+                left=path,
+                right=base / f"{images}_right" / file,
+                disp=base / "disparities" / file,
+                occluded=base / "occlusions" / file,
+            )
+
+        super().__init__(complete([frame(path) for path in find_files(left, ["*/frame_*.png"], "frame of Sintel")]))
+
+    def read_disparity(self, path: Path, size: tuple[int, int]) -> tuple[np.ndarray, np.ndarray]:
+        disp, _ = read_coded(path, size, WEIGHTS)
+        return disp, np.ones(size, bool)  # a black pixel is at infinity, not unknown
+
+    def read_occluded(self, path: Path, size: tuple[int, int]) -> np.ndarray:
+        outside = path.parents[2] / "outofframe" / path.parent.name / path.name
+        return _read_nonzero(path, size) | _read_nonzero(outside, size)
+
+
+def _read_nonzero(path: Path, size: tuple[int, int]) -> np.ndarray:
+    """(H, W) bool: not only 0 and 255, because "a pixel is set to 1" can be a 1 in eight bits."""
+    mask = read_image(path)[..., 0] > 0
+    check_size(path, mask.shape, size)
+    return mask
