@@ -13,6 +13,7 @@ from datasets.fallingthings import FallingThings
 from datasets.fsd import FSD
 from datasets.instereo2k import InStereo2K
 from datasets.kitti import Kitti2012, Kitti2015, VirtualKitti2
+from datasets.manifest import Manifest
 from datasets.middlebury import (
     Middlebury,
     Middlebury2001,
@@ -75,6 +76,7 @@ DATASETS: dict[str, Callable[..., StereoDataset]] = {
     "instereo2k": InStereo2K,
     "kitti2012": Kitti2012,
     "kitti2015": Kitti2015,
+    "manifest": Manifest,
     "middlebury": Middlebury,  # version 3 of the evaluation
     "middlebury2001": Middlebury2001,
     "middlebury2003": Middlebury2003,
