@@ -10,6 +10,7 @@ from typing import Protocol
 from datasets.crestereo import CREStereo
 from datasets.eth3d import Eth3d
 from datasets.fallingthings import FallingThings
+from datasets.folders import Folders
 from datasets.fsd import FSD
 from datasets.instereo2k import InStereo2K
 from datasets.kitti import Kitti2012, Kitti2015, VirtualKitti2
@@ -71,6 +72,7 @@ DATASETS: dict[str, Callable[..., StereoDataset]] = {
     "fallingthings": FallingThings,
     "flyingthings3d": FlyingThings3D,
     "flyingthings3d-subset": FlyingThings3DSubset,
+    "folders": Folders,
     "fsd": FSD,
     "generated": open_generated,
     "instereo2k": InStereo2K,
