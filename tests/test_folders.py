@@ -16,6 +16,7 @@ from datasets.folders import LAYOUTS, SIDES, Folders, pair_names
 from datasets.manifest import Manifest, write_manifest
 from stereo.types import InputError
 
+GENUINE = Path(__file__).resolve().parents[2] / "shared" / "layouts"
 H, W = 4, 6
 
 
@@ -246,6 +247,16 @@ def test_truth_by_globs_and_its_manifest(root: Path):
     assert [sample.disp.max() for sample in dataset] == [7, 8]
     write_manifest(dataset, root / "m.csv")
     assert Manifest(root / "m.csv").frames == dataset.frames
+
+
+@pytest.mark.skipif(not GENUINE.is_dir(), reason=f"{GENUINE} is absent: it holds genuine files")
+def test_genuine_files_in_the_folders_of_their_data_set():
+    (kitti,) = open_dataset(f"folders:{GENUINE / 'kitti2015' / 'training'}?left=image_2&right=image_3&disp=disp_occ_0")
+    assert kitti.name == "000046_10" and kitti.left.shape == (375, 1242, 3)
+    assert kitti.valid.mean() == pytest.approx(0.118235, abs=1e-6)  # as in the copy among the plain pairs
+    scenes = GENUINE / "middlebury" / "MiddEval3" / "trainingQ"
+    (motorcycle,) = open_dataset(f"folders:{scenes}?left=*/im0.png&right=*/im1.png&disp=*/disp0GT.pfm")
+    assert motorcycle.name == "Motorcycle" and motorcycle.disp.shape == (497, 741)
 
 
 @pytest.mark.parametrize("option", ["disp", "occluded"])

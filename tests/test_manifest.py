@@ -17,6 +17,7 @@ from datasets.pairs import PairsDataset
 from stereo.image_io import write_disparity_png16, write_image, write_pfm
 from stereo.types import InputError, Sample
 
+SHARED = Path(__file__).resolve().parents[2] / "shared" / "data"
 CALIB = "cam0=[100 0 3; 0 100 2; 0 0 1]\ncam1=[100 0 3; 0 100 2; 0 0 1]\ndoffs=0\nbaseline=120\nwidth=6\nheight=4\nndisp=64\n"
 
 
@@ -261,6 +262,13 @@ def test_a_storage_that_columns_cannot_say_is_refused(case, tmp_path: Path):
         with pytest.raises(InputError, match=r"cannot write '.*m.csv', these files do not fit a manifest: "):
             write_manifest(dataset, path)
         assert [entry.name for entry in tmp_path.iterdir()] == ["data"]
+
+
+@pytest.mark.skipif(not SHARED.is_dir(), reason=f"{SHARED} is absent: it holds the real pairs")
+def test_real_pairs(tmp_path: Path):
+    pairs = PairsDataset(SHARED)
+    write_manifest(pairs, tmp_path / "m.csv")
+    assert Manifest(tmp_path / "m.csv").frames == pairs.frames
 
 
 def test_nothing_is_written_over_when_writing_fails(folder: Path):
