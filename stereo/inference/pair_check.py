@@ -25,14 +25,15 @@ LEAST_AGREEING = 0.4  # share of the matches that lie on common rows; chance giv
 
 # Beyond these a number becomes a finding.
 ROWS_LIMIT = 0.75  # px: the offset; what rotation and stretch make of it at the border
-RESIDUAL_LIMIT = 0.6  # px, median that no offset, rotation and stretch can remove
+RESIDUAL_LIMIT = 0.5  # px, median that no offset, rotation and stretch can remove,
+COHERENCE_LIMIT = 0.2  # if neighbours share it: matches in soft pictures are as far off, each for itself
 NEGATIVE_LIMIT = 2.0  # px of negative disparity
 STILL_LIMIT = 0.3  # px: no point is elsewhere in the other picture
 SWAPPED_SHARE = 0.9  # of the points that are elsewhere, those on the wrong side
 EXPOSURE_LIMIT = 0.2  # of the grey value, at a quarter, a half or three quarters of the range
 BLUR_LIMIT = 0.8  # px, standard deviation of the Gaussian that makes one as soft as the other
 FLAT_LIMIT = 0.9  # share of the pixels
-CERTAIN = 3  # standard errors by which rows must be beyond their limit
+CERTAIN = 3  # standard errors by which all that concerns rows must be beyond its limit
 
 
 @dataclass(frozen=True)
@@ -58,7 +59,8 @@ class Rows:
 
     x, y count px from the centre. offset: px, positive = the right picture is lower. rotation: radians, positive = clockwise.
     stretch: relative, positive = the right picture is taller. errors: the standard errors of these three. residual: px, the
-    median that remains. agree: (N,) bool, the matches that these rows explain.
+    median that remains; coherence: -1 .. 1, how often it has its neighbour's sign, 0 = by chance. agree: (N,) bool, the matches
+    that these rows explain.
     """
 
     offset: float
@@ -66,6 +68,7 @@ class Rows:
     stretch: float
     errors: tuple[float, ...]
     residual: float
+    coherence: float
     agree: np.ndarray
 
 
@@ -163,7 +166,8 @@ def _judge_rows(rows: Rows, size: tuple[int, ...]) -> list[Finding]:
         text = f"right image is {abs(rows.stretch):.2%} {'taller' if rows.stretch > 0 else 'less tall'} than left"
         fix = f"rectify again, or scale it by {1 / (1 + rows.stretch):.4f} about its centre"
         findings.append(Finding("stretch", f"{text}, {effect[2]:.1f} px at its top and bottom: {fix}"))
-    if rows.residual > RESIDUAL_LIMIT:
+    coherent = rows.coherence - CERTAIN / math.sqrt(rows.agree.sum()) > COHERENCE_LIMIT
+    if rows.residual > RESIDUAL_LIMIT and coherent:
         text = f"rows still differ by {rows.residual:.1f} px (median) after the best shift, rotation and scale"
         findings.append(Finding("rows", f"{text}: the pair is not rectified, calibrate and rectify it"))
     return findings
@@ -228,17 +232,28 @@ def fit_rows(left: np.ndarray, right: np.ndarray, size: tuple[int, ...]) -> Rows
     difference = right[:, 1] - left[:, 1]
     terms = np.stack([np.ones(len(left)), right[:, 0] - (width - 1) / 2, left[:, 1] - (height - 1) / 2], axis=1)
     if len(left) < LEAST_MATCHES:
-        return Rows(0, 0, 0, (math.inf,) * 3, math.inf, np.zeros(len(left), bool))
+        return Rows(0, 0, 0, (math.inf,) * 3, math.inf, 0, np.zeros(len(left), bool))
     # The start is what most matches agree on, of a thousand answers that follow from three matches each.
     triples = np.random.default_rng(0).integers(0, len(left), (1000, 3))
     candidates = np.einsum("nij,nj->ni", np.linalg.pinv(terms[triples], rcond=1e-3), difference[triples])
     votes = (np.abs(difference - candidates @ terms.T) < 2).sum(1)
     solution, errors = _robust_fit(terms, difference, candidates[votes.argmax()], 0.05)
-    rest = np.abs(difference - terms @ solution)
-    near = rest < max(4, 0.05 * height)
-    residual = float(np.median(rest[near])) if near.any() else math.inf
+    rest = difference - terms @ solution
+    near = np.abs(rest) < max(4, 0.05 * height)
+    residual = float(np.median(np.abs(rest[near]))) if near.any() else math.inf
+    agree = near & (np.abs(rest) < max(2, 4 * residual))
     offset, rotation, stretch = solution.tolist()
-    return Rows(offset, rotation, stretch, tuple(errors.tolist()), residual, near & (rest < max(2, 4 * residual)))
+    return Rows(offset, rotation, stretch, tuple(errors.tolist()), residual, _coherence(left[agree], rest[agree]), agree)
+
+
+def _coherence(places: np.ndarray, values: np.ndarray) -> float:
+    """Mean product of the signs of ``values`` (N,) at ``places`` (N, 2) px and at their nearest neighbours."""
+    if len(places) < 2:
+        return 0.0
+    x, y = places.T
+    distance = np.hypot(x[:, None] - x, y[:, None] - y)
+    distance[distance < 3] = np.inf  # the same point, found at two sizes
+    return float((np.sign(values) * np.sign(values[distance.argmin(1)])).mean())
 
 
 def relative_exposure(left: np.ndarray, right: np.ndarray) -> tuple[float, float]:
