@@ -13,7 +13,7 @@ import pytest
 from datasets.procedural.dataset import render_sample
 from stereo.cli import main
 from stereo.image_io import read_image, read_pfm, write_image
-from stereo.inference.pair_check import examine_pair, fit_rows, relative_blur, relative_exposure
+from stereo.inference.pair_check import _judge_rows, examine_pair, fit_rows, match_points, relative_blur, relative_exposure
 from stereo.types import InputError
 
 SHARED = Path(__file__).resolve().parents[2] / "shared"
@@ -171,14 +171,40 @@ def test_rows_are_found_among_wrong_matches(seed: int):
     left = rng.uniform((0, 0), (W - 1, H - 1), (300, 2))
     right = left - np.stack([rng.uniform(0, 60, 300), np.zeros(300)], axis=1)
     right[:, 1] += offset + rotation * (right[:, 0] - CENTRE[0]) + stretch * (left[:, 1] - CENTRE[1]) + rng.normal(0, 0.1, 300)
-    right[:100] = rng.uniform((0, 0), (W - 1, H - 1), (100, 2))
+    right[:170] = rng.uniform((0, 0), (W - 1, H - 1), (170, 2))
     rows = fit_rows(left, right, (H, W))
     assert rows.offset == pytest.approx(offset, abs=0.1)
     assert rows.rotation * W == pytest.approx(rotation * W, abs=0.3)
     assert rows.stretch * H == pytest.approx(stretch * H, abs=0.3)
     assert rows.residual < 0.3
-    assert rows.agree[100:].all()
-    assert rows.agree[:100].mean() < 0.1
+    assert rows.agree[170:].all()
+    assert rows.agree[:170].mean() < 0.1
+
+
+def test_points_that_are_found_twice_are_not_neighbours():
+    rng = np.random.default_rng(0)
+    left = rng.uniform((0, 0), (W - 1, H - 1), (200, 2))
+    right = left + np.stack([np.zeros(200), rng.normal(0, 1, 200)], axis=1)
+    twice = fit_rows(np.concatenate([left, left + 1]), np.concatenate([right, right + 1]), (H, W))
+    assert twice.coherence == pytest.approx(0, abs=0.2)
+
+
+def test_few_matches_of_one_patch_do_not_make_a_rotation():
+    """What 30 imprecise matches of a corner say about the rows at the border is no more than a guess."""
+    for seed in range(20):
+        rng = np.random.default_rng(seed)
+        left = rng.uniform((0, 0), (60, 60), (30, 2))
+        rows = fit_rows(left, left + np.stack([np.full(30, -5), rng.normal(0, 0.5, 30)], axis=1), (H, W))
+        assert _judge_rows(rows, (H, W)) == []
+
+
+def test_matches_are_true(pair):
+    truth = render_sample(3, 5, H, W, augment=False)
+    left, right = match_points(*(cv2.cvtColor(image, cv2.COLOR_RGB2GRAY) for image in pair))
+    assert len(left) > 200
+    x, y = np.rint(left).astype(int).T
+    error = left[:, 0] - right[:, 0] - truth.disp[y, x]
+    assert (np.abs(error[~truth.occluded[y, x]]) < 2).mean() > 0.9
 
 
 def test_matches_of_one_place_leave_rotation_and_stretch_open():

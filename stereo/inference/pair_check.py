@@ -227,20 +227,21 @@ def match_points(left: np.ndarray, right: np.ndarray) -> tuple[np.ndarray, np.nd
 
 
 def fit_rows(left: np.ndarray, right: np.ndarray, size: tuple[int, ...]) -> Rows:
-    """Fit Rows to matched points (N, 2) of pictures of ``size`` (H, W); up to half of the matches may be wrong."""
+    """Fit Rows to matched points (N, 2) of pictures of ``size`` (H, W); more than half of the matches may be wrong."""
     height, width = size
     difference = right[:, 1] - left[:, 1]
     terms = np.stack([np.ones(len(left)), right[:, 0] - (width - 1) / 2, left[:, 1] - (height - 1) / 2], axis=1)
     if len(left) < LEAST_MATCHES:
         return Rows(0, 0, 0, (math.inf,) * 3, math.inf, 0, np.zeros(len(left), bool))
-    # The start is what most matches agree on, of a thousand answers that follow from three matches each.
+    # What most matches agree on, of a thousand answers that follow from three matches each; then the best answer to all near it.
     triples = np.random.default_rng(0).integers(0, len(left), (1000, 3))
     candidates = np.einsum("nij,nj->ni", np.linalg.pinv(terms[triples], rcond=1e-3), difference[triples])
     votes = (np.abs(difference - candidates @ terms.T) < 2).sum(1)
-    solution, errors = _robust_fit(terms, difference, candidates[votes.argmax()], 0.05)
+    start = candidates[votes.argmax()]
+    near = np.abs(difference - terms @ start) < max(4, 0.05 * height)
+    solution, errors = _robust_fit(terms[near], difference[near], start, 0.05)
     rest = difference - terms @ solution
-    near = np.abs(rest) < max(4, 0.05 * height)
-    residual = float(np.median(np.abs(rest[near]))) if near.any() else math.inf
+    residual = float(np.median(np.abs(rest[near])))
     agree = near & (np.abs(rest) < max(2, 4 * residual))
     offset, rotation, stretch = solution.tolist()
     return Rows(offset, rotation, stretch, tuple(errors.tolist()), residual, _coherence(left[agree], rest[agree]), agree)
