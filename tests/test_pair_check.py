@@ -212,6 +212,8 @@ def test_matches_of_one_place_leave_rotation_and_stretch_open():
     rows = fit_rows(places, places + np.array([0, 3]), (H, W))
     assert rows.offset + rows.rotation * (40 - CENTRE[0]) + rows.stretch * (30 - CENTRE[1]) == pytest.approx(3)
     assert rows.agree.all()
+    contradicting = fit_rows(places, places + np.array([[0, 100.0 * i] for i in range(50)]), (H, W))
+    assert not contradicting.agree.any()
 
 
 @pytest.mark.parametrize(("gain", "gamma"), [(1, 1), (0.8, 1), (1.1, 1.4), (1, 0.7)])

@@ -227,18 +227,24 @@ def match_points(left: np.ndarray, right: np.ndarray) -> tuple[np.ndarray, np.nd
 
 
 def fit_rows(left: np.ndarray, right: np.ndarray, size: tuple[int, ...]) -> Rows:
-    """Fit Rows to matched points (N, 2) of pictures of ``size`` (H, W); more than half of the matches may be wrong."""
+    """Fit Rows to matched points (N, 2) of pictures of ``size`` (H, W); more than half of the matches may be wrong.
+
+    With fewer than LEAST_MATCHES near one answer no match agrees and the errors are infinite.
+    """
     height, width = size
     difference = right[:, 1] - left[:, 1]
     terms = np.stack([np.ones(len(left)), right[:, 0] - (width - 1) / 2, left[:, 1] - (height - 1) / 2], axis=1)
+    unknown = Rows(0, 0, 0, (math.inf,) * 3, math.inf, 0, np.zeros(len(left), bool))
     if len(left) < LEAST_MATCHES:
-        return Rows(0, 0, 0, (math.inf,) * 3, math.inf, 0, np.zeros(len(left), bool))
-    # What most matches agree on, of a thousand answers that follow from three matches each; then the best answer to all near it.
+        return unknown
+    # Of a thousand answers that follow from three matches each, the one most agree on; then the best answer to all near it.
     triples = np.random.default_rng(0).integers(0, len(left), (1000, 3))
     candidates = np.einsum("nij,nj->ni", np.linalg.pinv(terms[triples], rcond=1e-3), difference[triples])
     votes = (np.abs(difference - candidates @ terms.T) < 2).sum(1)
     start = candidates[votes.argmax()]
     near = np.abs(difference - terms @ start) < max(4, 0.05 * height)
+    if near.sum() < LEAST_MATCHES:
+        return unknown
     solution, errors = _robust_fit(terms[near], difference[near], start, 0.05)
     rest = difference - terms @ solution
     residual = float(np.median(np.abs(rest[near])))
