@@ -9,13 +9,13 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from stereo.cli.check import histogram
 
 from datasets.base import DATASETS
 from datasets.doctor import AS_STATED, OTHER_VIEW, SCALES, TURNED, ZERO, examine, facts_of, image_errors, recognise, spread
 from datasets.pairs import PairsDataset
 from datasets.procedural.dataset import render_sample
 from stereo.cli import main
-from stereo.cli_check import histogram
 from stereo.image_io import write_image, write_pfm
 from stereo.types import InputError, Sample
 

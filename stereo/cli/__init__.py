@@ -1,7 +1,8 @@
 """The command line: parse, compose, print. The only place that joins the rooms; one file per verb.
 
 A verb's file has ``add_arguments(parser)`` and ``run(args) -> result``, the object that --json prints.
-Exit codes: 0 done, 2 the input cannot work (one line on stderr says why and what to do), 1 our fault.
+Exit codes: 0 done, 2 the input cannot work (one line on stderr says why and what to do) or check --strict found something
+wrong, 1 our fault.
 """
 
 from __future__ import annotations
@@ -14,7 +15,7 @@ from collections.abc import Sequence
 from types import ModuleType
 from typing import NoReturn
 
-from stereo.cli import bench, convert, demo, evaluate, generate, infer, preview, train
+from stereo.cli import bench, check, convert, demo, evaluate, generate, infer, preview, train
 from stereo.engine.fit import NonFiniteLossError
 from stereo.types import InputError
 from stereo.version import __version__
@@ -29,6 +30,7 @@ class Parser(argparse.ArgumentParser):
 
 VERBS: dict[str, tuple[ModuleType, str]] = {
     "infer": (infer, "disparity, occlusion and confidence of a pair of images, or of two folders of pairs"),
+    "check": (check, "what is wrong with a pair of images, or with a data set, and how to mend it"),
     "demo": (demo, "generate a pair, run the shipped weights on it, compare with the exact truth"),
     "train": (train, "train a network from a recipe (a TOML file in experiments/)"),
     "evaluate": (evaluate, "score a network, and OpenCV's SGBM beside it, on a data set with ground truth"),
@@ -68,4 +70,4 @@ def main(argv: Sequence[str] | None = None) -> int:
         return 130
     if args.json:
         print(json.dumps(result))
-    return 0
+    return result.get("exit_code", 0)

@@ -5,7 +5,7 @@ from __future__ import annotations
 import argparse
 import textwrap
 from collections import Counter
-from collections.abc import Callable, Iterable
+from collections.abc import Iterable
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
@@ -14,16 +14,16 @@ import numpy as np
 
 from datasets.base import StereoDataset, open_dataset
 from datasets.doctor import AS_STATED, TRUTHS, TURNED, ZERO, Diagnosis, examine, recognise, spread
+from stereo.cli.shared import say
 from stereo.image_io import read_image
 from stereo.inference.pair_check import examine_pair
 from stereo.types import InputError
 
-Say = Callable[[argparse.Namespace, str], None]
 BARS = 10  # at most so many
 BAR_WIDTH = 40  # characters
 
 
-def add_check_arguments(parser: argparse.ArgumentParser) -> None:
+def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("what", help="a left image, a data set NAME:PATH, or a folder: which data set is it?")
     parser.add_argument("right", nargs="?", help="the right image")
     parser.add_argument("--frames", type=int, default=8, help="of a data set, spread evenly over it (default: 8)")
@@ -31,7 +31,7 @@ def add_check_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--strict", action="store_true", help="exit code 2 when something is wrong")
 
 
-def run_check(say: Say, args: argparse.Namespace) -> dict[str, Any]:
+def run(args: argparse.Namespace) -> dict[str, Any]:
     """Check what the arguments name, and print it. "wrong" of the result: how many findings need a repair.
 
     Raises InputError for a path that does not exist, a single image, and whatever opening and reading raise.
