@@ -9,13 +9,13 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from stereo.cli.check import histogram
 
 from datasets.base import DATASETS
 from datasets.doctor import AS_STATED, OTHER_VIEW, SCALES, TURNED, ZERO, examine, facts_of, image_errors, recognise, spread
 from datasets.pairs import PairsDataset
 from datasets.procedural.dataset import render_sample
 from stereo.cli import main
+from stereo.cli.check import histogram
 from stereo.image_io import write_image, write_pfm
 from stereo.types import InputError, Sample
 
@@ -281,7 +281,7 @@ def test_a_folder_is_recognised_by_the_readers(root: Path, tmp_path: Path, monke
     assert isinstance(fits["pairs"], PairsDataset)
     assert len(fits["pairs"]) == 4
     assert "generated" not in missed
-    assert "looked for" in missed["flyingthings3d"]
+    assert "looked" in missed["flyingthings3d"]
     monkeypatch.setattr("datasets.doctor.DATASETS", {name: DATASETS[name] for name in ("flyingthings3d", "generated", "pairs")})
     assert main(["check", str(root)]) == 0
     assert capsys.readouterr().out.startswith(f"pairs:{root}: 4 frames, 4 examined")
