@@ -14,6 +14,7 @@ from pathlib import Path
 
 import numpy as np
 
+from stereo.files import reading
 from stereo.types import InputError
 
 
@@ -166,11 +167,12 @@ def points_from_disparity(disp: np.ndarray, calibration: Calibration) -> np.ndar
 
 def _numbers(text: str, pattern: str) -> list[float] | None:
     """The groups of ``pattern`` in ``text`` as numbers; in the pattern, # stands for a number. None when it does not fit."""
-    number = r"([-+]?(?:\d+\.?\d*|\.\d+)(?:[eE][-+]?\d+)?)"
+    number = r"([-+]?(?:\d+(?:\.\d*)?|\.\d+)(?:[eE][-+]?\d+)?)"  # one way to match: a million digits take no time
     match = re.fullmatch(pattern.replace("#", number).replace(" ", r"\s+"), text)
     return [float(group) for group in match.groups()] if match else None
 
 
+_CALIB_BYTES = 65536  # hundreds of times what is in one; no more is read of whatever else was named
 _CALIB_LAYOUT = {
     "cam0": (r"\[\s*# 0 #\s*;\s*0 # #\s*;\s*0 0 1\s*\]", "[f 0 cx; 0 f cy; 0 0 1]"),
     "doffs": ("#", "a number of px"),
@@ -185,9 +187,8 @@ def read_middlebury_calib(path: str | os.PathLike[str]) -> Calibration:
     """
     path = Path(path)
     try:
-        lines = path.read_text(encoding="utf-8-sig").splitlines()
-    except OSError as error:
-        raise InputError(f"cannot read calibration '{path}': {error.strerror or error}; check the path") from error
+        with reading(path, "calibration") as (file, _):
+            lines = file.read(_CALIB_BYTES).decode("utf-8-sig").splitlines()
     except UnicodeDecodeError:
         raise InputError(f"calibration '{path}' is not a text file; expected lines cam0=[...], doffs=, baseline=") from None
     entries = [(key.strip(), value.strip()) for key, _, value in (line.partition("=") for line in lines)]

@@ -308,6 +308,9 @@ def test_calib_files_that_are_read(tmp_path: Path, text: str):
         ("0 0 1]", "0 0 2]", "got cam0="),
         ("[999.421 0 ", "[999.421 0.5 ", "got cam0="),  # skew
         ("; 0 0 1]", "]", "got cam0="),
+        # one way to read it as a number, not thirty thousand times thirty thousand
+        pytest.param("32.778", "1" * 60000 + "x", "got doffs=111", id="a long number"),
+        pytest.param("doffs", "\n" * 70000 + "doffs", "0 lines 'doffs='", id="a key far behind"),
     ],
 )
 def test_calib_files_that_are_refused(tmp_path: Path, old: str, new: str, blamed: str):

@@ -55,6 +55,17 @@ def npy(array: np.ndarray) -> bytes:
     return file.getvalue()
 
 
+def npz(array: np.ndarray) -> bytes:
+    file = io.BytesIO()
+    np.savez(file, array)
+    return file.getvalue()
+
+
+def npy_header(shape: str) -> bytes:
+    header = f"{{'descr': '<f8', 'fortran_order': False, 'shape': {shape}, }}\n".encode()
+    return b"\x93NUMPY\x01\0" + struct.pack("<H", len(header)) + header
+
+
 def refused(path: Path, *words: str, call=None, content: bytes | None = None) -> None:
     """``call(path)`` must raise InputError: one line that names ``path`` and holds the words."""
     if content is not None:
@@ -260,6 +271,29 @@ def test_npy_and_pfm_disparity_keep_zero_and_negative_and_mask_the_rest(tmp_path
         assert disp.flags.writeable  # an array of its own, not a view of the file
 
 
+@pytest.mark.parametrize("version", [(1, 0), (2, 0), (3, 0)])
+@pytest.mark.parametrize("order", "CF")
+def test_npy_of_every_version_and_order(tmp_path, version, order):
+    disp = np.array([[1, 2, 3], [4, 5, 6]], np.float32, order=order)
+    with (tmp_path / "a.npy").open("wb") as file:
+        np.lib.format.write_array(file, disp, version)
+    np.testing.assert_array_equal(read_disparity(tmp_path / "a.npy")[0], disp, strict=True)
+
+
+def test_npy_of_python_2(tmp_path):
+    (tmp_path / "a.npy").write_bytes(npy_header("(2L, 1L)") + struct.pack("<2d", 7, 8))
+    assert read_disparity(tmp_path / "a.npy")[0].tolist() == [[7], [8]]
+
+
+@pytest.mark.parametrize("scale", [b"1e-300", b"1e300"])
+def test_png16_of_a_scale_beyond_float32(tmp_path, scale):
+    (tmp_path / "a.png").write_bytes(png(1, 1, 16, 0, b"\0\0\xc8", png_chunk(b"tEXt", b"Scale\0" + scale)))
+    if scale == b"1e300":
+        assert read_disparity(tmp_path / "a.png")[0].tolist() == [[0.0]]
+    else:
+        refused(tmp_path / "a.png", "no known value", call=read_disparity)
+
+
 def test_value_beyond_float32_is_unknown(tmp_path):
     np.save(tmp_path / "a.npy", np.array([[1e300, 1.0]]))
     disp, valid = read_disparity(tmp_path / "a.npy")
@@ -289,10 +323,16 @@ def test_value_beyond_float32_is_unknown(tmp_path):
         ("a.npy", npy(np.ones((0, 3))), ("no known value",)),
         ("a.npy", npy(np.array([[None]])), ("numpy.save",)),
         *(("a.npy", npy(np.ones((5, 7)))[:length], ("numpy.save",)) for length in (1, 9, 60, 127, 128, 300, 407)),
+        ("a.npy", npy(np.ones((5, 7))) + b"\0", ("numpy.save",)),
+        ("a.npy", npz(np.ones((5, 7))), ("numpy.save",)),
+        ("a.npy", npz(np.ones((5, 7)))[:-30], ("numpy.save",)),
         *(
             ("a.npy", npy(np.ones((5, 7))).replace(b"(5, 7), ", shape), ("numpy.save",))
             for shape in (b"(9999999, 9999999), ", b"(10**40, 7), ", b"(-1, 7), ", b"((5, 7), ", b"(5, \0")
         ),
+        ("a.npy", npy_header("-" * 9000 + "1"), ("numpy.save",)),  # numpy's parser: MemoryError
+        ("a.npy", npy_header("(" + "1" * 900), ("numpy.save",)),
+        ("a.npy", npy(np.ones((5, 7))).replace(b"<f8", b"<f3"), ("numpy.save",)),
         ("a.disp", b"Pf\n1 1\n-1\n\0\0\0\0", ("'disp'", "npy, pfm, png")),
     ],
 )
@@ -303,7 +343,9 @@ def test_file_that_is_no_disparity_is_refused(tmp_path, name, content, words):
 def test_kind_overrides_the_extension_and_a_pfm_is_no_image(tmp_path):
     write_pfm(tmp_path / "a.disp", np.ones((2, 3)))
     assert read_disparity(tmp_path / "a.disp", "pfm")[1].all()
-    refused(tmp_path / "a.disp", "float32", call=read_image)
+    refused(tmp_path / "a.disp", "cannot decode", call=read_image)
+    cv2.imwrite(str(tmp_path / "a.tiff"), np.ones((2, 3, 3), np.float32))
+    refused(tmp_path / "a.tiff", "float32", call=read_image)
 
 
 @pytest.mark.parametrize("count", [0, 1, 257])
