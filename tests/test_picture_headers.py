@@ -7,12 +7,12 @@ import struct
 import subprocess
 import sys
 import tempfile
-import zlib
 from pathlib import Path
 
 import cv2
 import numpy as np
 import pytest
+from png_by_hand import png, png_chunk
 
 from stereo.image_io import read_disparity, read_image, read_stored
 from stereo.picture_headers import MAX_PIXELS, check_picture
@@ -67,13 +67,8 @@ def jpeg(width: int, height: int) -> bytes:
     return data[:at] + struct.pack(">HH", height, width) + data[at + 4 :]
 
 
-def png(width: int, height: int, *, rows: bytes = b"", extra: bytes = b"") -> bytes:
-    def chunk(name: bytes, body: bytes) -> bytes:
-        return struct.pack(">I", len(body)) + name + body + struct.pack(">I", zlib.crc32(name + body))
-
-    header = struct.pack(">IIBBBBB", width, height, 8, 0, 0, 0, 0)
-    extra = chunk(extra[:4], extra[4:]) if extra else b""
-    return b"\x89PNG\r\n\x1a\n" + chunk(b"IHDR", header) + extra + chunk(b"IDAT", zlib.compress(rows)) + chunk(b"IEND", b"")
+def grey(width: int, height: int, rows: bytes, extra: bytes = b"") -> bytes:
+    return png(width, height, 8, 0, rows, extra)
 
 
 def read_error(path: Path, data: bytes, read=read_image) -> str:
@@ -121,7 +116,7 @@ def test_the_decoder_agrees_with_the_declared_size(tmp_path, data, size):
 @pytest.mark.parametrize(
     "data",
     [
-        png(HUGE, HUGE),
+        grey(HUGE, HUGE, b""),
         webp_extended(HUGE, HUGE),
         b"P6 60000 60000 255\n" + bytes(3000),
         b"P4\n60000\n60000\n" + bytes(3000),
@@ -145,7 +140,7 @@ def test_absurd_size_is_refused_before_decoding(tmp_path, monkeypatch, data, rea
 @pytest.mark.parametrize("size", [(7, 5), (30, 20)])
 def test_header_that_ends_or_points_behind_the_end_is_refused(tmp_path, monkeypatch, size):
     monkeypatch.setattr(cv2, "imdecode", lambda *_: pytest.fail("decoded"))
-    for data in (tiff(*size, "<", False), tiff(*size, ">", True), bmp(*size), webp_extended(*size), png(*size)):
+    for data in (tiff(*size, "<", False), tiff(*size, ">", True), bmp(*size), webp_extended(*size), grey(*size, b"")):
         for length in range(1, 18):
             read_error(tmp_path / "a", data[:length])
     for offset in (b"\xff" * 8, b"\x7f" + b"\xff" * 7):  # beyond what an index can be, and nearly
@@ -180,7 +175,7 @@ def test_what_a_decoder_returns_must_have_the_declared_size(tmp_path, monkeypatc
 
 @pytest.mark.parametrize(
     "data",
-    [png(8, 8, rows=bytes(30)), png(8, 8, rows=b"\x09" * 72), png(8, 8, extra=b"ABCD", rows=bytes(72))],
+    [grey(8, 8, bytes(30)), grey(8, 8, b"\x09" * 72), grey(8, 8, bytes(72), png_chunk(b"ABCD", b""))],
     ids=["too few rows", "no such filter", "critical chunk"],
 )
 @pytest.mark.parametrize("read", [read_image, read_stored, read_disparity])
@@ -190,7 +185,7 @@ def test_libpng_does_not_talk_about_damage_behind_right_checksums(tmp_path, capf
 
 
 def test_libpng_does_not_talk_about_trifles(tmp_path, capfd, caplog):
-    (tmp_path / "a.png").write_bytes(png(8, 8, extra=b"gAMA\0", rows=bytes(72)))
+    (tmp_path / "a.png").write_bytes(grey(8, 8, bytes(72), png_chunk(b"gAMA", b"\0")))
     assert read_image(tmp_path / "a.png").shape == (8, 8, 3)
     assert capfd.readouterr() == ("", "")
     assert caplog.messages == []
@@ -216,12 +211,12 @@ def test_decoding_needs_no_folder_for_temporary_files(tmp_path, monkeypatch, cap
     monkeypatch.setattr(tempfile, "TemporaryFile", nowhere)
     (tmp_path / "a.bmp").write_bytes(bmp(7, 5))
     assert read_image(tmp_path / "a.bmp").shape == (5, 7, 3)
-    read_error(tmp_path / "a.png", png(8, 8, rows=bytes(30)))
+    read_error(tmp_path / "a.png", grey(8, 8, bytes(30)))
     assert capfd.readouterr() == ("", "")
 
 
 def test_stderr_works_after_decoding_and_need_not_exist(tmp_path):
-    (tmp_path / "a.png").write_bytes(png(8, 8, rows=bytes(30)))
+    (tmp_path / "a.png").write_bytes(grey(8, 8, bytes(30)))
     (tmp_path / "b.bmp").write_bytes(bmp(7, 5))
     script = f"""
 import sys
