@@ -1,6 +1,6 @@
 """Damaged files by the thousand through every reader. test_mutations.py runs this as a script, in a process of its own:
 
-    python -W error mutations.py FOLDER COUNT      one line of JSON for each batch
+    python -W error mutations.py FOLDER COUNT      one line of JSON for each batch; a Python warning is a failure
 
 A batch is one reader and one kind of file, in a fork of its own, so that a crash, a hang or a thirst for memory ends the batch
 and not the run; the file that did it is left in FOLDER. Everything follows from the names of batches and the number of a file.
