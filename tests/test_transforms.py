@@ -51,8 +51,8 @@ def same(a: Sample, b: Sample) -> bool:
 
 @pytest.fixture(scope="module")
 def scenes() -> list[Sample]:
-    """Clean scenes without shadows whose textures are waves of 32 texels: linear interpolation gets them right."""
-    wave = torch.cos(math.pi * (torch.arange(generator.texture_bank(1, 0)[0].shape[-1]) + 0.5) / 16)
+    """Clean scenes without shadows whose textures are waves of 48 texels: linear interpolation gets them right."""
+    wave = torch.cos(math.pi * (torch.arange(generator.texture_bank(1, 0)[0].shape[-1]) + 0.5) / 24)
     bank = 0.5 + 0.25 * torch.stack([wave[:, None] + wave, wave[:, None] - wave, wave[:, None] * wave * 2]).clamp(-2, 2)
     bank = bank.expand(generator.COUNT, 3, *bank.shape[1:]).contiguous()
     with pytest.MonkeyPatch.context() as patch:
