@@ -6,73 +6,18 @@ No function writes into the arrays that it gets, so they may be a read-only memo
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from typing import Any
 
 import cv2
 import numpy as np
 
 from datasets.camera import Look, develop
-from stereo.types import InputError, Sample
+from stereo.config import Augmentation
+from stereo.types import Sample
 
 Size = tuple[int, int]  # (height, width) px
-CROPS = ("random", "centre")
 TRUTH = ("disp", "valid", "occluded", "disp_right", "valid_right", "occluded_right")
-
-
-@dataclass(frozen=True)
-class Augmentation:
-    """How often each transform happens (a probability, 0 .. 1) and how far it may go. In the order of ``augment``.
-
-    "Factor up to x" means a factor between 1 / (1 + x) and 1 + x, even in its logarithm.
-    Raises InputError for a value out of its range.
-    """
-
-    scale_probability: float = 0.8
-    scale: tuple[float, float] = (0.75, 1.5)  # least and greatest factor of both axes, even in its logarithm
-    stretch: float = 0.2  # one more factor of the width alone, up to this
-    crop: str = "random"  # random | centre
-    flip_probability: float = 0.5  # left and right, and the views change places; needs the right view's truth
-    vertical_flip_probability: float = 0.1
-    misalign_probability: float = 0.4
-    shift: float = 1.5  # px that the right view is moved up or down, at most
-    rotation: float = 0.2  # degrees that the right view is turned about its centre, at most
-    colour_probability: float = 0.8
-    brightness: float = 0.4  # factor up to
-    contrast: float = 0.4  # factor up to
-    saturation: float = 0.6  # factor up to
-    hue: float = 0.1  # colour cast: factor of each channel up to
-    gamma: float = 0.3  # exponent up to
-    asymmetry: float = 0.5  # share of these five that each view draws of its own on top; 0: both views look the same
-    blur_probability: float = 0.25  # of each view, as for noise and JPEG
-    blur: float = 1.5  # standard deviation, px, at most
-    noise_probability: float = 0.5
-    noise: float = 8.0  # standard deviation, grey levels of 255, at most
-    jpeg_probability: float = 0.2
-    jpeg: tuple[int, int] = (35, 95)  # least and greatest quality
-    patch_probability: float = 0.3
-    patches: int = 3  # at most
-    patch_size: tuple[int, int] = (16, 80)  # least and greatest side, px
-
-    def __post_init__(self) -> None:
-        def check(name: str, fine: bool, expected: str) -> None:
-            if not fine:
-                raise InputError(f"augmentation.{name}: got {getattr(self, name)!r}, expected {expected}")
-
-        def check_range(name: str, low: float, high: float, expected: str) -> None:
-            first, last = getattr(self, name)
-            check(name, low <= first <= last <= high, f"two values, the smaller one first, {expected}")
-
-        for name in (name for name in self.__dataclass_fields__ if name.endswith("_probability")):
-            check(name, 0 <= getattr(self, name) <= 1, "a number from 0 to 1")
-        amounts = ("stretch", "shift", "rotation", "brightness", "contrast", "saturation", "hue", "gamma", "asymmetry")
-        for name in (*amounts, "blur", "noise"):
-            check(name, 0 <= getattr(self, name) < np.inf, "a finite number, 0 or more")
-        check("crop", self.crop in CROPS, f"one of {', '.join(CROPS)}")
-        check("patches", self.patches >= 1, "1 or more")
-        check_range("scale", 0.05, 20, "from 0.05 to 20")
-        check_range("jpeg", 1, 100, "from 1 to 100")
-        check_range("patch_size", 1, 10_000, "from 1 to 10000")
 
 
 # Nothing at all but a crop around the centre: for validation.

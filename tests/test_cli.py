@@ -234,3 +234,20 @@ def test_generate_takes_photographs_for_textures(tmp_path, capsys):
     assert main([*command[:2], str(tmp_path / "plain"), *command[3:]]) == 0
     plain = read_image(next((tmp_path / "plain").glob("frames_cleanpass/TRAIN/A/0000/left/*.png")))
     assert not np.array_equal(plain, with_photographs)
+
+
+def test_train_on_data_sets_in_stated_shares(tmp_path, capsys):
+    made, cache = str(tmp_path / "things"), tmp_path / "cache"
+    assert main(["generate", "-o", made, "--scenes", "3", "--height", "64", "--width", "96"]) == 0
+    settings = [f'data.sets=[["flyingthings3d:{made}", 3.0], ["generated:5:4:64x96", 1.0]]', f"data.cache={cache}"]
+    settings += ["data.crops=[[32,64]]", "data.workers=0", "train.batch_size=4", "train.steps=2", "train.validation_scenes=1"]
+    options = [option for setting in settings for option in ("--set", setting)]
+    capsys.readouterr()
+    command = ["train", str(ROOT / "experiments" / "smoke.toml"), "-o", str(tmp_path / "run"), "--json"]
+    assert main([*command, *options]) == 0
+    assert json.loads(capsys.readouterr().out)["recipe"]["data"]["sets"][0] == [f"flyingthings3d:{made}", 3.0]
+    assert len(list(cache.glob("*.npz"))) == 3  # the generator has no files to cache
+    bad = ["--set", 'data.sets=[["flyingthings3d:nowhere", 1.0]]']
+    assert "nowhere" in refused(capsys, *command[:-2], str(tmp_path / "bad"), "--set", "data.workers=0", *bad)
+    given = ["--set", "data.augmentation.crop=middle"]
+    assert "one of random, centre" in refused(capsys, *command[:-2], str(tmp_path / "bad"), *given)
