@@ -1,6 +1,6 @@
 """Refresh what the README shows from what was measured: its picture, its tables, the last line of the demo.
 
-    python -m experiments.readme      # needs experiments/results/real_pairs.json, made with the shipped weights
+    python -m experiments.readme      # needs results/real_pairs.json, made with the shipped weights, and results/bench.json
 """
 
 from __future__ import annotations
@@ -14,7 +14,8 @@ import tempfile
 from pathlib import Path
 
 from datasets.procedural.dataset import render_sample
-from stereo import StereoPredictor, build_model, load_model
+from experiments.study import mean_and_spread
+from stereo import StereoPredictor, load_model
 from stereo.cli.demo import DEMO_SEED, DEMO_SIZE
 from stereo.config import PRESETS
 from stereo.engine.evaluate import cpu_name
@@ -25,6 +26,7 @@ from stereo.report.figures import panel
 ROOT = Path(__file__).resolve().parents[1]
 PICTURE = ROOT / "docs" / "first_screen.png"
 COLUMNS = (("EPE", "epe_noc", 2), ("bad-3 %", "bad3_noc", 1), ("EPE all", "epe_all", 2), ("occ IoU", "iou_occluded", 2))
+COST_SIZE = (540, 960)  # (height, width) px
 RECIPES = {"small": "small.toml", "tiny": "smoke.toml"}
 
 
@@ -44,15 +46,37 @@ def real_pairs_table(results: dict) -> str:
     return "\n".join(lines)
 
 
-def presets_table() -> str:
-    """Markdown: one line per preset."""
-    lines = ["| preset | parameters | weights | recipe |", "|---|---|---|---|"]
+def presets_table(bench: dict) -> str:
+    """Markdown: one line per preset, with what a pair of COST_SIZE costs."""
+    lines = ["| preset | parameters | GMAC | peak MB | s | weights | recipe |", "|---|---|---|---|---|---|---|"]
+    costs = {
+        row["name"]: row
+        for row in bench["rows"]
+        if row["kind"] == "preset" and (row["height"], row["width"]) == COST_SIZE and not row["settings"]
+    }
     for name in PRESETS:
-        count = sum(p.numel() for p in build_model(name).parameters())
+        row = costs[name]
         weights = sorted(p.name for p in (ROOT / "stereo" / "weights").glob(f"{name}-*.safetensors"))
         shown = f"[{weights[0]}](stereo/weights/{weights[0]})" if weights else "-"
         recipe = f"[{RECIPES[name]}](experiments/{RECIPES[name]})" if name in RECIPES else "-"
-        lines.append(f"| `{name}` | {count / 1e6:.2f} M | {shown} | {recipe} |")
+        peak = "-" if row["peak_bytes"] is None else f"{row['peak_bytes'] / 1e6:.0f}"
+        seconds = "-" if row["seconds"] is None else f"{row['seconds']:.1f}"
+        cells = [f"`{name}`", f"{row['parameters'] / 1e6:.2f} M", f"{row['macs'] / 1e9:.0f}", peak, seconds, shown, recipe]
+        lines.append(f"| {' | '.join(cells)} |")
+    height, width = COST_SIZE
+    threads = next((row["threads"] for row in costs.values() if "threads" in row), "?")
+    return "\n".join([*lines, "", f"For a pair of {height}x{width} px, fp32, {threads} threads of {bench['cpu']}."])
+
+
+def operators_table(compared: dict) -> str:
+    """Markdown: one line per operator of experiments/compare_attention.py."""
+    lines = ["| operator | EPE visible, px | occluded IoU | GMAC | peak MB | s |", "|---|---|---|---|---|---|"]
+    for name, variant in compared["variants"].items():
+        runs, cost = variant["runs"], variant["cost"]
+        cells = [f"`{name}`", mean_and_spread(runs, "epe_noc", 2), mean_and_spread(runs, "iou_occluded", 2)]
+        figures = (("gmac", 1), ("peak_mb", 0), ("seconds", 1))
+        cells += ["-" if cost[key] is None else f"{cost[key]:.{digits}f}" for key, digits in figures]
+        lines.append(f"| {' | '.join(cells)} |")
     return "\n".join(lines)
 
 
@@ -62,6 +86,10 @@ def demo_line() -> str:
         command = [sys.executable, "run_stereo.py", "demo", "-o", folder]
         printed = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=True).stdout
     return f"```\n{printed.splitlines()[-1]}\n```\n\non two cores of {cpu_name()}."
+
+
+def read_result(name: str) -> dict:
+    return json.loads((ROOT / "experiments" / "results" / f"{name}.json").read_text(encoding="utf-8"))
 
 
 def replace_between(text: str, marker: str, content: str) -> str:
@@ -84,10 +112,12 @@ def draw_picture() -> None:
 
 def main() -> None:
     argparse.ArgumentParser(description=__doc__.split("\n")[0]).parse_args()
-    results = json.loads((ROOT / "experiments" / "results" / "real_pairs.json").read_text(encoding="utf-8"))
+    results, bench = (read_result(name) for name in ("real_pairs", "bench"))
     readme = ROOT / "README.md"
     text = readme.read_text(encoding="utf-8")
-    for marker, content in (("real_pairs", real_pairs_table(results)), ("presets", presets_table()), ("demo", demo_line())):
+    tables = {"operators": operators_table(read_result("compare_operators"))}
+    tables |= {"real_pairs": real_pairs_table(results), "presets": presets_table(bench), "demo": demo_line()}
+    for marker, content in tables.items():
         text = replace_between(text, marker, content)
     with atomic_write(readme) as temporary:
         temporary.write_text(text, encoding="utf-8")

@@ -86,7 +86,7 @@ def test_a_failure_in_the_process_is_the_reason():
 def test_the_stored_counts_are_the_current_ones():
     """All operators, and the network of the paper's row."""
     path = Path(__file__).resolve().parents[1] / "experiments" / "results" / "bench_counts.json"
-    rows = [r for r in json.loads(path.read_text())["rows"] if r["height"] == 540]
+    rows = [r for r in json.loads(path.read_text())["rows"] if (r["height"], r["width"]) == (540, 960)]
     assert {r["name"] for r in rows} == {*PRESETS, *ATTENTION}
     for row in rows:
         if row["kind"] == "operator" or row["name"] == "quadtree":

@@ -134,3 +134,28 @@ def test_the_tree_needs_a_fraction_of_the_products_of_sttrs_attention():
         count = count_preset(name, 540, 960, layers=1, adjust_blocks=1)
         shares.append(sum(macs for part, macs in count.parts.items() if part.endswith(".operator")))
     assert shares[0] <= 0.25 * shares[1]
+
+
+def test_what_is_held_while_each_part_runs():
+    """a doubles its input of 4000 bytes twice (12 and 24 kB beside what it was given); b makes one number of what is left."""
+
+    class Twice(nn.Module):
+        def forward(self, x):
+            y = torch.cat([x, x])
+            return torch.cat([y, y])
+
+    class Total(nn.Module):
+        def forward(self, x):
+            return x.sum()
+
+    class Whole(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.a, self.b = Twice(), Total()
+
+        def forward(self, x):
+            return self.b(self.a(x))
+
+    counted = count_forward(Whole(), torch.empty(1000))
+    assert counted.live_parts == {"a": 8000 + 16000, "b": 16000 + 4}
+    assert counted.live_bytes == 24000

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import re
 import subprocess
 import sys
@@ -11,7 +10,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from experiments.readme import presets_table, real_pairs_table
+from experiments.readme import operators_table, presets_table, read_result, real_pairs_table
 from stereo.checkpoint import default_weights
 
 ROOT = Path(__file__).resolve().parents[1]
@@ -54,10 +53,11 @@ def block(marker: str) -> str:
 
 
 def test_tables_are_the_measured_ones():
-    results = json.loads((ROOT / "experiments" / "results" / "real_pairs.json").read_text(encoding="utf-8"))
+    results = read_result("real_pairs")
     assert block("real_pairs") == real_pairs_table(results)
     assert results["weights"]["name"] == default_weights().name, "made with other weights: run experiments.real_pairs again"
-    assert block("presets") == presets_table()
+    assert block("presets") == presets_table(read_result("bench"))
+    assert block("operators") == operators_table(read_result("compare_operators"))
     assert "EPE" in block("demo")
 
 

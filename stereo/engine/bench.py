@@ -156,6 +156,7 @@ def count_case(case: Case) -> dict[str, Any]:
         "attention": counted.macs if case.kind == "operator" else attention,
         "elementwise": counted.elementwise,
         "live_bytes": counted.live_bytes,
+        "live_parts": counted.live_parts,
         "parts": {name: macs for name, macs in counted.parts.items() if "." not in name},
         "seconds": None,
         "peak_bytes": None,
@@ -243,6 +244,7 @@ def free_bytes() -> int | None:
 # The table
 
 BASELINES = {"preset": "sttr", "operator": "dense"}
+HOLDERS = ("backbone", "tokenizer", "transformer", "matching", "adjust", "refine")
 STAGES = ("backbone", "tokenizer", "attention", "projections", "matching", "adjust", "refine")
 
 
@@ -275,6 +277,12 @@ def format_rows(rows: Sequence[dict[str, Any]]) -> str:
     if networks:
         lines = [["GMAC by stage", "size px", *STAGES]]
         lines += [[r["name"], f"{r['height']}x{r['width']}", *_stages(r)] for r in networks]
+        text += "\n\n" + _aligned(lines)
+        lines = [["traced MB while in", "size px", *HOLDERS]]
+        for row in networks:
+            held = [row["live_parts"].get(stage) for stage in HOLDERS]
+            cells = ["-" if bytes_ is None else f"{bytes_ / 1e6:.0f}" for bytes_ in held]
+            lines.append([row["name"], f"{row['height']}x{row['width']}", *cells])
         text += "\n\n" + _aligned(lines)
     return f"{text}\n\n(operators alone) in brackets; %: of sttr, or (dense), of that size; traced: what the definition holds"
 

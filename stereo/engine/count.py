@@ -49,6 +49,7 @@ class Count:
     elementwise: multiplications and divisions of floating numbers, element by element.
     live_bytes:  most bytes that its tensors hold at one time, inputs and parameters not included. What a backend's own work
                  space adds is not in it; the gathered copies of the reference kernels are.
+    live_parts:  most bytes that are held, by anybody, while each of the module's own children runs.
     parts:       macs by the name of the module that they lie in, all depths ("transformer.self_layers.0.within.operator").
     """
 
@@ -57,6 +58,7 @@ class Count:
     elementwise: int
     live_bytes: int
     parts: dict[str, int] = field(default_factory=dict)
+    live_parts: dict[str, int] = field(default_factory=dict)
 
 
 def count_forward(module: nn.Module, *inputs: Tensor, kernel: str = DEFINITION, **options: Any) -> Count:
@@ -70,6 +72,8 @@ def count_forward(module: nn.Module, *inputs: Tensor, kernel: str = DEFINITION, 
         if isinstance(getattr(part, "kernel", None), str):
             part.kernel = kernel  # type: ignore[assignment]
     memory = _LiveBytes()
+    for name, child in module.named_children():
+        memory.watch(name, child)
     counter = FlopCounterMode(display=False, custom_mapping=FORMULAS)
     with FakeTensorMode(allow_non_fake_inputs=True) as fake:
         shapes = [fake.from_tensor(x) for x in inputs]
@@ -87,6 +91,7 @@ def count_forward(module: nn.Module, *inputs: Tensor, kernel: str = DEFINITION, 
         elementwise=sum(n for packet, n in total.items() if packet in ELEMENTWISE),
         live_bytes=memory.peak,
         parts={name: macs for name, macs in parts.items() if name},
+        live_parts=memory.parts,
     )
 
 
@@ -102,6 +107,22 @@ class _LiveBytes(TorchDispatchMode):
         super().__init__()
         self.now = self.peak = 0
         self.known: set[int] = set()
+        self.parts: dict[str, int] = {}
+
+    def watch(self, name: str, module: nn.Module) -> None:
+        """Note the peak of every call of ``module`` under that name."""
+        before = 0
+
+        def begin(*_: Any) -> None:
+            nonlocal before
+            before, self.peak = self.peak, self.now
+
+        def end(*_: Any) -> None:
+            self.parts[name] = max(self.parts.get(name, 0), self.peak)
+            self.peak = max(before, self.peak)
+
+        module.register_forward_pre_hook(begin)
+        module.register_forward_hook(end)
 
     def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
         given = {x.untyped_storage()._cdata for x in tree_leaves((args, kwargs)) if isinstance(x, Tensor)}
