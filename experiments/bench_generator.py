@@ -1,8 +1,9 @@
-"""How many training scenes one CPU thread renders per second.
+"""How many training scenes a CPU renders per second: one thread alone, and the workers of a training.
 
     python -m experiments.bench_generator            # from the root of the repository
 
 Both views, truth and augmentation, as in training; the texture bank, drawn once per 256 scenes, is timed apart.
+The workers' figure is that of the batches a training would get, from the fifth on, when all workers have begun.
 Writes the median over the repeats with every single time, the CPU and the version of PyTorch.
 """
 
@@ -18,10 +19,13 @@ from pathlib import Path
 import cv2
 import torch
 
+from datasets.batches import training_batches
 from datasets.procedural.dataset import SCENES_PER_BANK, GeneratedDataset
 from datasets.procedural.textures import texture_bank
+from stereo.config import DataConfig
 from stereo.image_io import atomic_write
 
+WARM = 4  # batches that are not timed
 RESULT = Path(__file__).parent / "results" / "generator.json"
 
 
@@ -31,6 +35,7 @@ def parse_arguments() -> argparse.Namespace:
     parser.add_argument("--height", type=int, default=256, help="px (default %(default)s)")
     parser.add_argument("--width", type=int, default=512, help="px (default %(default)s)")
     parser.add_argument("--repeats", type=int, default=5, help="the median of these is reported (default %(default)s)")
+    parser.add_argument("--workers", type=int, default=2, help="processes of the training's loader (default %(default)s)")
     parser.add_argument("--seed", type=int, default=0, help="of the scenes (default %(default)s)")
     parser.add_argument("--output", type=Path, default=RESULT, help="JSON file to write (default: %(default)s)")
     arguments = parser.parse_args()
@@ -56,6 +61,17 @@ def seconds_to_render(dataset: GeneratedDataset) -> float:
     return time.perf_counter() - start
 
 
+def samples_per_second(seed: int, size: tuple[int, int], workers: int, batches: int) -> float:
+    """Of training_batches with batches of 4."""
+    config = DataConfig(seed=seed, crops=(size,), workers=workers)
+    stream = training_batches(config, 4, 0, WARM + batches)
+    for _ in range(WARM):
+        next(stream)
+    start = time.perf_counter()
+    count = sum(len(batch.names) for batch in stream)
+    return count / (time.perf_counter() - start)
+
+
 def main() -> None:
     arguments = parse_arguments()
     torch.set_num_threads(1)
@@ -66,6 +82,9 @@ def main() -> None:
     bank_seconds = time.perf_counter() - start
     dataset[0]  # the first call pays for what libraries set up
     seconds = [seconds_to_render(dataset) for _ in range(arguments.repeats)]
+    size = (arguments.height, arguments.width)
+    batches = max(arguments.scenes, 10)
+    rates = sorted(samples_per_second(arguments.seed, size, arguments.workers, batches) for _ in range(3))
     result = {
         "scenes_per_second": round(arguments.scenes / statistics.median(seconds), 2),
         "scenes": arguments.scenes,
@@ -75,14 +94,17 @@ def main() -> None:
         "bank_seconds": round(bank_seconds, 4),
         "scenes_per_bank": SCENES_PER_BANK,
         "threads": 1,
+        "workers": arguments.workers,
+        "samples_per_second": [round(rate, 2) for rate in rates],
         "cpu": cpu_name(),
         "torch": torch.__version__,
     }
     arguments.output.parent.mkdir(parents=True, exist_ok=True)
     with atomic_write(arguments.output) as temporary:
         temporary.write_text(json.dumps(result, indent=2) + "\n", encoding="utf-8")
-    size = f"{arguments.height}x{arguments.width}"
-    print(f"{result['scenes_per_second']} scenes/s of {size} px on one thread of {result['cpu']} -> {arguments.output}")
+    shown = f"{arguments.height}x{arguments.width}"
+    print(f"{result['scenes_per_second']} scenes/s of {shown} px on one thread of {result['cpu']} -> {arguments.output}")
+    print(f"{rates[1]:.1f} samples/s by {arguments.workers} workers (of three times: {rates[0]:.1f} to {rates[2]:.1f})")
 
 
 if __name__ == "__main__":
