@@ -9,7 +9,7 @@ from torch.utils.data import Dataset
 from datasets.base import StereoDataset, open_dataset
 from datasets.cache import CachedDataset
 from datasets.frames import FrameDataset
-from datasets.loading import collate, crop_of, ordered_loader, stream_batches
+from datasets.loading import collate, crop_of, ordered_items, stream_batches
 from datasets.mixture import Mixture
 from datasets.procedural.dataset import render_sample
 from stereo.config import DataConfig
@@ -58,7 +58,7 @@ def training_batches(config: DataConfig, batch_size: int, first: int, last: int)
         return stream_batches(
             mixture, config.augmentation, config.crops, batch_size, first, last, config.workers, config.corrupt_share
         )
-    return iter(ordered_loader(TrainingBatches(config, batch_size, first, last), config.workers))
+    return ordered_items(TrainingBatches(config, batch_size, first, last), config.workers)
 
 
 def _open(name: str, config: DataConfig) -> StereoDataset:

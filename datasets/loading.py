@@ -8,6 +8,7 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any
 
+import cv2
 import numpy as np
 import torch
 from torch.utils.data import DataLoader, Dataset
@@ -57,23 +58,27 @@ def crop_of(number: int, crops: Sequence[Size], seed: int) -> Size:
     return crops[int(np.random.default_rng((seed, number, 5)).integers(len(crops)))]
 
 
-def ordered_loader(numbered: Dataset, workers: int) -> DataLoader:
+def ordered_items(numbered: Dataset, workers: int) -> Iterator[Any]:
     """The items of a data set one after the other, made by ``workers`` processes (0: in this one) that run ahead."""
-    return DataLoader(
+    loader = DataLoader(
         numbered,
         batch_size=None,
         num_workers=workers,
         worker_init_fn=_one_thread,
         prefetch_factor=4 if workers else None,
     )
+    # A fork has none of its parent's threads, and OpenCV in a worker would wait for those of its pool for ever: no pool, then,
+    # while the workers start. They stay with one thread each; the network has the other cores.
+    threads = cv2.getNumThreads()
+    cv2.setNumThreads(1)
+    try:
+        return iter(loader)
+    finally:
+        cv2.setNumThreads(threads)
 
 
 def _one_thread(_worker: int) -> None:
-    """Workers work on one thread each; the network has the other cores."""
-    import cv2
-
     torch.set_num_threads(1)
-    cv2.setNumThreads(1)
 
 
 def stream_batches(
@@ -106,7 +111,7 @@ def stream_batches(
     if not 0 <= corrupt_share <= 1:
         raise InputError(f"got a corrupt share of {corrupt_share}, expected 0 to 1")
     numbered = _NumberedBatches(mixture, augmentation, tuple(crops), batch_size, first, last, corrupt_share)
-    return _told(numbered, ordered_loader(numbered, workers))
+    return _told(numbered, ordered_items(numbered, workers))
 
 
 def completed(sample: Sample) -> tuple[Sample, str]:
@@ -219,11 +224,11 @@ class _NumberedBatches(Dataset):
         yield from (int(item) for item in order if item != pick.item)
 
 
-def _told(numbered: _NumberedBatches, loader: DataLoader) -> Iterator[Batch]:
-    """The batches of the loader, after telling the log what is new. Raises InputError for a batch that there is not."""
+def _told(numbered: _NumberedBatches, items: Iterator[_Found]) -> Iterator[Batch]:
+    """The batches of the items, after telling the log what is new. Raises InputError for a batch that there is not."""
     unreadable: list[dict[int, str]] = [{} for _ in numbered.mixture.datasets]
     noted: set[tuple[int, str]] = set()
-    for found in loader:
+    for found in items:
         for pick, reason in found.unreadable:
             seen = unreadable[pick.member]
             if pick.item not in seen:

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import dataclasses
 import logging
+import subprocess
+import sys
 import warnings
 from collections.abc import Iterator
 from pathlib import Path
@@ -19,6 +21,8 @@ from datasets.procedural.dataset import render_sample
 from datasets.transforms import UNCHANGED, Augmentation
 from stereo.image_io import write_image, write_pfm
 from stereo.types import Batch, InputError, Sample
+
+ROOT = Path(__file__).resolve().parents[1]
 
 SHARED = Path(__file__).resolve().parents[2] / "shared" / "data"
 H, W = 40, 64
@@ -299,3 +303,20 @@ def test_real_pairs_of_all_kinds_in_one_stream(caplog):
         assert batch.occluded[outside].all()
     assert "the left occlusion mask comes from the left disparity alone" in caplog.text
     assert all(record.levelno == logging.INFO for record in caplog.records)
+
+
+@pytest.mark.filterwarnings("ignore:This DataLoader will create")
+def test_workers_start_although_opencv_has_threads_already():
+    """A forked worker that touched its parent's OpenCV pool waited for ever. In a process of its own, lest this one hang."""
+    script = """
+import cv2, numpy as np
+cv2.setNumThreads(4)
+cv2.GaussianBlur(np.zeros((2000, 2000, 3), np.float32), (0, 0), 3)  # the pool is there
+from datasets.batches import training_batches
+from stereo.config import DataConfig
+config = DataConfig(crops=((32, 64),), workers=2)
+assert len(list(training_batches(config, 2, 0, 3))) == 3
+assert cv2.getNumThreads() == 4
+"""
+    done = subprocess.run([sys.executable, "-c", script], cwd=ROOT, timeout=120, capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr
