@@ -11,7 +11,6 @@ from __future__ import annotations
 
 import argparse
 import json
-import platform
 import statistics
 import time
 from pathlib import Path
@@ -23,6 +22,7 @@ from datasets.batches import training_batches
 from datasets.procedural.dataset import SCENES_PER_BANK, GeneratedDataset
 from datasets.procedural.textures import texture_bank
 from stereo.config import DataConfig
+from stereo.engine.evaluate import cpu_name
 from stereo.image_io import atomic_write
 
 WARM = 4  # batches that are not timed
@@ -42,16 +42,6 @@ def parse_arguments() -> argparse.Namespace:
     if min(arguments.scenes, arguments.repeats) < 1 or arguments.scenes > SCENES_PER_BANK:
         parser.error(f"expected 1 to {SCENES_PER_BANK} scenes and at least 1 repeat")
     return arguments
-
-
-def cpu_name() -> str:
-    """What the processor calls itself; the architecture where there is no /proc."""
-    try:
-        lines = Path("/proc/cpuinfo").read_text(encoding="utf-8").splitlines()
-    except OSError:
-        lines = []
-    names = [line.partition(":")[2].strip() for line in lines if line.startswith("model name")]
-    return names[0] if names else platform.processor() or platform.machine()
 
 
 def seconds_to_render(dataset: GeneratedDataset) -> float:

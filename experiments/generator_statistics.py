@@ -5,7 +5,8 @@
 
 Compared are disparities (in per cent of the width), the occluded share and the part of it that lies outside the other frame,
 and what there is to match: horizontal differences of brightness, the share of flat places, contrast and colourfulness.
-Writes results/generator_statistics.json and .svg. For reading only: nothing is tuned to these pairs by hand.
+Writes results/generator_statistics.json and .svg. The generator's contrast and slopes were adjusted by hand after reading such
+a comparison with real pairs (docs/design_notes.md); no network was trained on them and no weights were chosen by them.
 """
 
 from __future__ import annotations

@@ -39,22 +39,14 @@ def _extent(surface: Surface) -> tuple[float, float, float, float]:
     return u - reach, u + reach, y - reach, y + reach
 
 
-def _disparities(surface: Surface) -> tuple[float, float]:
-    """Bounds of the sheet's disparity inside its extent; without edges, inside the frame and one width around it."""
-    # The radii of a sheet without edges are half the frame or the frame itself: see the scene's background and floor.
-    reach = (4 * surface.radius[0], 2 * surface.radius[1]) if surface.shape == "everywhere" else (surface.reach, surface.reach)
-    tilt = abs(surface.slope[0]) * reach[0] + abs(surface.slope[1]) * reach[1]
-    swing = tilt + surface.ripple + 2 * BULGE_REACH**2 * abs(surface.bulge)
-    return surface.disp - swing, surface.disp + swing
-
-
 def _columns_seen(surface: Surface, right: bool) -> tuple[float, float]:
     """Columns of an image between which the sheet must lie."""
     u0, u1, _, _ = _extent(surface)
     if not right or math.isinf(u0):
         return u0, u1
-    low, high = _disparities(surface)
-    return u0 - high, u1 - low
+    tilt = (abs(surface.slope[0]) + abs(surface.slope[1])) * surface.reach
+    swing = tilt + surface.ripple + 2 * BULGE_REACH**2 * abs(surface.bulge)
+    return u0 - surface.disp - swing, u1 - surface.disp + swing
 
 
 def trace(scene: Scene, x: Tensor, y: Tensor, right: bool) -> View:
