@@ -151,14 +151,13 @@ def _bytes_of(path: Path) -> int:
 def _stamp(frame: Frame) -> bytes:
     """What must not change: path, size and time of change of each file that the frame names; zeros for one that is gone."""
     known = []
-    for path in (getattr(frame, field.name) for field in fields(frame)):
-        if isinstance(path, Path):
-            try:
-                status = path.stat()
-            except OSError:  # the reader will say so better
-                known.append((str(path), 0, 0))
-            else:
-                known.append((str(path), status.st_size, status.st_mtime_ns))
+    for path in frame.files():
+        try:
+            status = path.stat()
+        except OSError:  # the reader will say so better
+            known.append((str(path), 0, 0))
+        else:
+            known.append((str(path), status.st_size, status.st_mtime_ns))
     return json.dumps(known).encode()
 
 

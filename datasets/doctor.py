@@ -8,16 +8,18 @@ and is not noticed.
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Collection, Sequence
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import cv2
 import numpy as np
 from tqdm import tqdm
 
 from datasets.base import DATASETS, StereoDataset
+from datasets.frames import MissingFilesError
 from datasets.truth import wxh
 from stereo.geometry import left_right_check, warp_right_to_left
 from stereo.types import InputError, Sample
@@ -82,17 +84,40 @@ class Diagnosis:
     problems: tuple[str, ...]
 
 
-def recognise(folder: Path) -> tuple[dict[str, StereoDataset], dict[str, str]]:
-    """As which registered data sets a folder can be opened: name -> data set, and of the others name -> what they missed."""
-    fits: dict[str, StereoDataset] = {}
+class Opened(NamedTuple):
+    """A data set, without the frames of which files are missing, and these: pairs of a frame's name and a path."""
+
+    dataset: StereoDataset
+    missing: tuple[tuple[str, Path], ...] = ()
+
+
+def open_what_is_there(build: Callable[[], StereoDataset]) -> Opened:
+    """What ``build`` opens, or would if it did not refuse missing files. Raises InputError for whatever else it refuses."""
+    try:
+        return Opened(build())
+    except MissingFilesError as error:
+        return Opened(error.rest, error.files)
+
+
+def recognise(folder: Path) -> tuple[dict[str, Opened], dict[str, str]]:
+    """As which registered data sets a folder can be opened, and of the others name -> what they missed.
+
+    A folder of which no frame is complete is none of that kind.
+    """
+    fits: dict[str, Opened] = {}
     missed: dict[str, str] = {}
     for name, builder in DATASETS.items():
         if name == "generated":  # the one that reads no folder
             continue
         try:
-            fits[name] = builder(str(folder.resolve()))
+            opened = open_what_is_there(partial(builder, str(folder.resolve())))
         except InputError as error:
             missed[name] = str(error)
+            continue
+        if len(opened.dataset):
+            fits[name] = opened
+        else:
+            missed[name] = f"'{opened.missing[0][1]}' is missing, and no frame is complete"
     return fits, missed
 
 
@@ -126,9 +151,9 @@ def examine(
             known = sample.disp[sample.valid]
             whole, pixels = np.unique(np.floor(known[np.isfinite(known)]).astype(int), return_counts=True)
             counts.update(dict(zip(whole.tolist(), pixels.tolist(), strict=True)))
-    problems = [f"{_some(corrupt, len(indices))} cannot be read: {next(iter(corrupt.values()))}"] if corrupt else []
+    problems = [f"{some(corrupt, len(indices))} cannot be read: {next(iter(corrupt.values()))}"] if corrupt else []
     problems += find_problems(facts)
-    problems += [f"{_some(lines, len(facts))}: {next(iter(lines.values()))}" for lines in unfit.values()]
+    problems += [f"{some(lines, len(facts))}: {next(iter(lines.values()))}" for lines in unfit.values()]
     return Diagnosis(len(dataset), tuple(facts), corrupt, counts, tuple(problems))
 
 
@@ -220,23 +245,23 @@ def find_problems(facts: Sequence[FrameFacts]) -> list[str]:
     """What is wrong with the frames that could be read, one line each."""
     problems = []
     if nan := [f.name for f in facts if f.lowest is not None and np.isnan(f.lowest)]:
-        problems.append(f"{_some(nan, len(facts))}: NaN counts as known; its reader has to leave it out of valid")
+        problems.append(f"{some(nan, len(facts))}: NaN counts as known; its reader has to leave it out of valid")
     errors = {truth: {f.name: f.errors[truth] for f in facts if truth in f.errors} for truth in TRUTHS[:2]}
     if misread := [line for truth, found in errors.items() if (line := _misread(truth, found))]:
         return problems + misread  # of which all that could be said below would be a consequence
     problems += [line for truth, found in errors.items() if (line := _mispaired(truth, found))]
     if negative := {f.name: f.lowest for f in facts if f.lowest is not None and f.lowest < 0}:
-        text = f"{_some(negative, len(facts))}: negative disparities, down to {min(negative.values()):.1f} px"
+        text = f"{some(negative, len(facts))}: negative disparities, down to {min(negative.values()):.1f} px"
         problems.append(f"{text}; expected disp >= 0: shift the right images to the left by as much")
     if strangers := {f.name: f.agreement for f in facts if f.agreement is not None and f.agreement < AGREEING}:
-        text = f"{_some(strangers, len(facts))}: only {min(strangers.values()):.0%} of the left truth is confirmed by the right"
+        text = f"{some(strangers, len(facts))}: only {min(strangers.values()):.0%} of the left truth is confirmed by the right"
         problems.append(f"{text}; pair the files of both views by name, and check the right view's sign and scale")
     # Where the views disagree, their check has no say about the mask. With one view, matches that leave the frame have.
     likeness = {f.name: f.marked if f.mask_iou is None else f.mask_iou for f in facts if f.name not in strangers}
     if unlike := {name: of for name, of in likeness.items() if of is not None and of < LIKE_MASK}:
         inverted = [f.name for f in facts if f.name in unlike and f.occluded["occluded"] > 0.5]
         fix = "they look inverted, exchange their values" if 2 * len(inverted) > len(unlike) else "pair masks and truth by name"
-        text = f"{_some(unlike, len(facts))}: occlusion masks share only {min(unlike.values()):.0%} with what the truth implies"
+        text = f"{some(unlike, len(facts))}: occlusion masks share only {min(unlike.values()):.0%} with what the truth implies"
         problems.append(f"{text}; {fix}")
     return problems
 
@@ -256,14 +281,12 @@ def _misread(truth: str, errors: dict[str, dict[str, float]]) -> str | None:
 
 def _mispaired(truth: str, errors: dict[str, dict[str, float]]) -> str | None:
     """Which frames' images do not know their truth."""
-    strange = {
-        name: e for name, e in errors.items() if e[AS_STATED] > max(UNLIKE, MISPAIRED * min(e[ZERO], e[TURNED]))
-    }
+    strange = {name: e for name, e in errors.items() if e[AS_STATED] > max(UNLIKE, MISPAIRED * min(e[ZERO], e[TURNED]))}
     if not strange:
         return None
     first = next(iter(strange.values()))
     evidence = f"image error {first[AS_STATED]:.2f}, {first[ZERO]:.2f} with 0 px, {first[TURNED]:.2f} with the sign turned"
-    return f"{truth} of {_some(strange, len(errors))} does not belong to its images ({evidence}): pair files by name"
+    return f"{truth} of {some(strange, len(errors))} does not belong to its images ({evidence}): pair files by name"
 
 
 def _cure(way: str) -> str:
@@ -279,7 +302,7 @@ def _cure(way: str) -> str:
     return f"looks {factor:.0f}x too small: multiply by {factor:.0f}"
 
 
-def _some(names: Any, total: int) -> str:
-    """"2 of 8 frames (a, b)", with three names at most."""
+def some(names: Collection[str], total: int) -> str:
+    """Such as "2 of 8 frames (a, b)", with three names at most."""
     listed = list(names)
     return f"{len(listed)} of {total} frames ({', '.join(listed[:3])}{', ...' if len(listed) > 3 else ''})"

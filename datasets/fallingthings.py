@@ -7,7 +7,7 @@ from pathlib import Path
 
 import numpy as np
 
-from datasets.frames import Frame, FrameDataset, complete, existing, find_files
+from datasets.frames import Frame, FrameDataset, existing, find_files
 from datasets.truth import truth_from_depth
 from stereo.geometry import Calibration
 from stereo.image_io import read_stored
@@ -44,10 +44,11 @@ class FallingThings(FrameDataset):
                 right=left.with_name(f"{number}.right{left.suffix}"),
                 disp=left.with_name(f"{number}.left.depth.png"),
                 disp_right=existing(left.with_name(f"{number}.right.depth.png")),
+                also=(left.with_name(CAMERA_FILE),),
             )
 
         patterns = ["**/*.left.jpg", "**/*.left.png"]
-        super().__init__(complete([frame(left) for left in find_files(root, patterns, "frame of Falling Things")]))
+        super().__init__([frame(left) for left in find_files(root, patterns, "frame of Falling Things")])
 
     def read_disparity(self, path: Path, size: tuple[int, int]) -> tuple[np.ndarray, np.ndarray]:
         stored = read_stored(path)

@@ -6,7 +6,8 @@ A reader says where files lie and how they decode; everything else is common.
 from __future__ import annotations
 
 import logging
-from collections.abc import Sequence
+import os
+from collections.abc import Collection, Sequence
 from dataclasses import dataclass, fields
 from functools import partial
 from pathlib import Path
@@ -29,6 +30,7 @@ class Frame:
 
     calib: a calib.txt that stereo.geometry.read_middlebury_calib reads.
     scale: px per stored unit of disp and disp_right (see read_truth); None: their reader knows.
+    also: other files that its reader opens.
     """
 
     name: str
@@ -40,6 +42,25 @@ class Frame:
     occluded_right: Path | None = None
     calib: Path | None = None
     scale: float | None = None
+    also: tuple[Path, ...] = ()
+
+    def files(self) -> list[Path]:
+        """All of them."""
+        values = (getattr(self, field.name) for field in fields(self))
+        return [*(value for value in values if isinstance(value, Path)), *self.also]
+
+
+class MissingFilesError(InputError):
+    """Frames of a data set name files that are not there: ``files``, pairs of a frame's name and a path, at least one.
+
+    rest: the same data set without these frames, for whoever wants to go on.
+    """
+
+    def __init__(self, files: Sequence[tuple[str, Path]], rest: FrameDataset) -> None:
+        name, path = files[0]
+        more = f" ({len(files)} such files are missing, the verb check lists them)" if len(files) > 1 else ""
+        super().__init__(f"'{path}' is missing; {name} needs it, {rest.repair}{more}")
+        self.files, self.rest = tuple(files), rest
 
 
 class FrameDataset:
@@ -49,21 +70,27 @@ class FrameDataset:
     ``read_disparity`` or ``read_occluded``, or ``truth`` where one file says more than one thing.
     An occlusion mask that has no file is derived from the disparities of both views where they exist (geometry's left-right
     check), and the log says so once, as it does when there are not ``published`` frames (one alone was asked for by its path).
-    Raises InputError, which names the file, when one of a frame is missing; reading does for whatever is damaged.
+    listed: the files that listings have found, where the paths come out of them: asking tens of thousands of times again takes
+    long on a network.
+    Raises MissingFilesError, an InputError, when a file of a frame is missing, and nothing else decides that: so a reader calls
+    ``__init__`` last, and names the files that a frame needs whether they are there or not. Reading raises InputError for
+    whatever is damaged.
     """
 
-    listed = False  # True where all paths come out of listings: asking tens of thousands of times again takes long on a network
+    repair = "copy or download it again"  # what to do about a missing file
 
-    def __init__(self, frames: Sequence[Frame], published: int | None = None) -> None:
-        self.frames = tuple(frames)
-        for frame in () if self.listed else self.frames:
-            for path in (getattr(frame, field.name) for field in fields(frame)):
-                if isinstance(path, Path) and not path.is_file():
-                    raise InputError(f"'{path}' is missing; {frame.name} needs it, copy or download it again")
+    def __init__(self, frames: Sequence[Frame], published: int | None = None, listed: Collection[Path] | None = None) -> None:
+        bar = tqdm(frames, desc="look for files", unit="frame", delay=2, disable=None)
+        # os.path.isfile is False for every name that cannot be, Path.is_file raises for some.
+        missing = [(f, p) for f in bar for p in f.files() if not (os.path.isfile(p) if listed is None else p in listed)]
+        incomplete = {frame for frame, _ in missing}
+        self.frames = tuple(frame for frame in frames if frame not in incomplete) if missing else tuple(frames)
         if published is not None and len(frames) not in (1, published):
             log.info("%s: %d frames are here, %d were published", type(self).__name__, len(frames), published)
         self.names = tuple(frame.name for frame in self.frames)
         self._derived = False
+        if missing:
+            raise MissingFilesError([(frame.name, path) for frame, path in missing], self)
 
     def __len__(self) -> int:
         return len(self.frames)
@@ -155,15 +182,6 @@ def find_files(root: Path, patterns: Sequence[str], what: str) -> list[Path]:
         listed = ", ".join(f"'{root / pattern}'" for pattern in patterns)
         raise InputError(f"no {what} found; looked for {listed}")
     return sorted(found)
-
-
-def complete(frames: Sequence[Frame]) -> Sequence[Frame]:
-    """The frames as they are. Raises InputError for the first one that names a file that is not there."""
-    for frame in tqdm(frames, desc="look for files", unit="frame", delay=2, disable=None):
-        for path in (getattr(frame, field.name) for field in fields(frame)):
-            if isinstance(path, Path) and not path.is_file():
-                raise InputError(f"'{path}' is missing; frame {frame.name} needs it")
-    return frames
 
 
 def first_folder(root: Path, candidates: Sequence[str], what: str) -> Path:

@@ -44,10 +44,12 @@ class Manifest(FrameDataset):
     name:             what log lines call the pair; left out: the path of the left image without its extension.
 
     Columns come in any order, divided by commas, semicolons or tabs. A path is relative to the folder of the manifest.
-    Raises InputError, with the file and the line, for an unknown column, a missing file, a scale or calib that cannot be read,
-    and a name that was given before; reading a pair raises it for a damaged file, unequal sizes, a negative disparity, or a
-    mask with a third value.
+    Raises InputError, with the file and the line, for an unknown column, a scale or calib that cannot be read, and a name that
+    was given before, and with the name for a missing file; reading a pair raises it for a damaged file, unequal sizes, a
+    negative disparity, or a mask with a third value.
     """
+
+    repair = "paths are relative to the folder of the manifest"
 
     def __init__(self, path: str | Path) -> None:
         super().__init__(_read_frames(Path(path)))
@@ -101,7 +103,7 @@ def _read_frames(path: Path) -> list[Frame]:
             frame = _make_frame(pairs, path.parent)
             if frame.name in lines:
                 raise InputError(f"the name '{frame.name}' is that of line {lines[frame.name]}; expected one for each pair")
-            if frame.calib is not None and frame.calib not in calibs:
+            if frame.calib is not None and frame.calib not in calibs and os.path.isfile(frame.calib):
                 read_middlebury_calib(frame.calib)
                 calibs.add(frame.calib)
         except InputError as error:
@@ -125,8 +127,6 @@ def _make_frame(pairs: Iterable[tuple[str, Any]], folder: Path) -> Frame:
             raise InputError(f"no {column}; every pair needs left and right")
     files = {column: folder / given[column] for column in FILES if column in given}
     for column, file in files.items():
-        if not os.path.isfile(file):  # unlike Path.is_file, False for every name that cannot be
-            raise InputError(f"{column} '{file}' is no file; paths are relative to the folder of the manifest")
         if column in ("disp", "disp_right") and file.suffix.lower() not in DISPARITY_FILES:
             raise InputError(f"{column} '{file}' is of no kind that is read; expected {', '.join(DISPARITY_FILES)}")
     name = given.get("name", Path(given["left"]).with_suffix("").as_posix())

@@ -182,8 +182,8 @@ class MiddleburyV2(NonOccludedMasks):
             info.txt                            first line: the factor
 
     all.png and disc.png are ignored: all.png is what groundtruth.png knows. A frame is called "middlebury_v2/SCENE".
-    Raises InputError when nothing is found, a frame lacks a file or info.txt does not start with a whole number from 1 to 255;
-    reading raises it for a damaged file or unequal sizes.
+    Raises InputError when nothing is found or a frame lacks a file; reading raises it for a damaged file, unequal sizes, or an
+    info.txt that does not start with a whole number from 1 to 255.
     """
 
     def __init__(self, root: str | Path) -> None:
@@ -195,10 +195,10 @@ class MiddleburyV2(NonOccludedMasks):
                 right=folder / "imR.png",
                 disp=folder / "groundtruth.png",
                 occluded=folder / "nonocc.png",
+                also=(folder / "info.txt",),
             )
             for folder in folders
         ]
-        self._factors = {folder / "groundtruth.png": self._factor(folder / "info.txt") for folder in folders}
         super().__init__(frames, published=4)
 
     @staticmethod
@@ -212,7 +212,7 @@ class MiddleburyV2(NonOccludedMasks):
         return int(first)
 
     def read_disparity(self, path: Path, size: tuple[int, int]) -> tuple[np.ndarray, np.ndarray]:
-        return _read_scaled(path, size, self._factors[path])
+        return _read_scaled(path, size, self._factor(path.with_name("info.txt")))
 
 
 class Middlebury(NonOccludedMasks):

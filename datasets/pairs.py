@@ -20,10 +20,6 @@ def _find_scenes(root: Path) -> list[Path]:
     if not folders:
         patterns = ", ".join(f"'{root / depth / 'left.png'}'" for depth in ("", "*", "*/*"))
         raise InputError(f"no stereo pair found; looked for {patterns} (with {' and '.join(REQUIRED[1:])} beside it)")
-    for folder in folders:
-        for name in REQUIRED:
-            if not (folder / name).is_file():
-                raise InputError(f"'{folder}' has no {name}; a scene is a folder with {', '.join(REQUIRED)}")
     return folders
 
 

@@ -88,7 +88,6 @@ class SceneFlow(FrameDataset):
     title = "Scene Flow"
     members: tuple[str, ...] = (FULL, MONKAA, DRIVING)
     expected_tree = EXPECTED_TREE
-    listed = True
 
     def __init__(
         self,
@@ -108,9 +107,12 @@ class SceneFlow(FrameDataset):
             frames = self._of_split(frames, SPLIT_OF[split.lower()])
         self._compare_counts(frames, {SPLIT_OF[split.lower()]} if split else set(SPLIT_OF.values()))
         frames = self._without_unused(frames, unused)
-        self._check_partners(frames)
+        alone = sum(("disparity", "right") not in frame.files for frame in frames)
+        if 0 < alone < len(frames):
+            log.info("%s: %d of %d frames have no right disparity", self.title, alone, len(frames))
         self._signs = _signs(frames, sign)
-        super().__init__([_frame(frame) for frame in frames])
+        listed = {file for frame in frames for file in frame.files.values()}
+        super().__init__([_frame(frame) for frame in frames], listed=listed)
 
     def read_disparity(self, path: Path, size: tuple[int, int]) -> tuple[np.ndarray, np.ndarray]:
         sign = self._signs[path]
@@ -191,16 +193,6 @@ class SceneFlow(FrameDataset):
         log.info("%s: %s leaves out %d of %d frames", self.title, listed, len(frames) - len(kept), len(frames))
         return kept
 
-    def _check_partners(self, frames: Sequence[Found]) -> None:
-        missing = [(path, frame.name) for frame in frames for path in frame.missing()]
-        if missing:
-            path, name = missing[0]
-            more = f" ({len(missing)} such files are missing)" if len(missing) > 1 else ""
-            raise InputError(f"'{path}' is missing; frame {name} needs both images and its left disparity{more}")
-        alone = sum(("disparity", "right") not in frame.files for frame in frames)
-        if 0 < alone < len(frames):
-            log.info("%s: %d of %d frames have no right disparity", self.title, alone, len(frames))
-
 
 class FlyingThings3D(SceneFlow):
     """FlyingThings3D in its full release, or where that is not found, the DispNet/FlowNet2 subset; all else as in SceneFlow."""
@@ -233,9 +225,9 @@ class Driving(SceneFlow):
 def _frame(found: Found) -> Frame:
     return Frame(
         name=found.name,
-        left=found.files["images", "left"],
-        right=found.files["images", "right"],
-        disp=found.files["disparity", "left"],
+        left=found.file("images", "left"),
+        right=found.file("images", "right"),
+        disp=found.file("disparity", "left"),
         disp_right=found.files.get(("disparity", "right")),
         occluded=found.files.get(("occlusion", "left")),
         occluded_right=found.files.get(("occlusion", "right")),

@@ -121,14 +121,10 @@ class Found:
     images: Path
     files: dict[tuple[str, str], Path]
 
-    def missing(self) -> list[Path]:
-        """Of both images and the left disparity, what is not there."""
-        absent = [part for part in (("images", "left"), ("images", "right"), ("disparity", "left")) if part not in self.files]
-        return [self._place(kind, view) for kind, view in absent]
-
-    def _place(self, kind: str, view: str) -> Path:
+    def file(self, kind: str, view: str) -> Path:
+        """The image or disparity of a view, or where it would lie."""
         folder, extension = (self.images, ".png") if kind == "images" else (self.tree.folder(kind), ".pfm")
-        return folder / self.group / view / f"{self.stem}{extension}"
+        return self.files.get((kind, view), folder / self.group / view / f"{self.stem}{extension}")
 
 
 def find_trees(root: str | Path) -> list[Tree]:

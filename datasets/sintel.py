@@ -6,7 +6,7 @@ from pathlib import Path
 
 import numpy as np
 
-from datasets.frames import Frame, FrameDataset, choose, complete, find_files, first_folder
+from datasets.frames import Frame, FrameDataset, choose, find_files, first_folder
 from datasets.truth import check_size, read_coded
 from stereo.image_io import read_image
 
@@ -42,9 +42,10 @@ class Sintel(FrameDataset):
                 right=base / f"{images}_right" / file,
                 disp=base / "disparities" / file,
                 occluded=base / "occlusions" / file,
+                also=(base / "outofframe" / file,),
             )
 
-        super().__init__(complete([frame(path) for path in find_files(left, ["*/frame_*.png"], "frame of Sintel")]))
+        super().__init__([frame(path) for path in find_files(left, ["*/frame_*.png"], "frame of Sintel")])
 
     def read_disparity(self, path: Path, size: tuple[int, int]) -> tuple[np.ndarray, np.ndarray]:
         disp, _ = read_coded(path, size, WEIGHTS)

@@ -6,7 +6,7 @@ from pathlib import Path
 
 import numpy as np
 
-from datasets.frames import Frame, FrameDataset, complete, existing, find_files
+from datasets.frames import Frame, FrameDataset, existing, find_files
 from datasets.truth import truth_from_depth
 from stereo.geometry import Calibration
 from stereo.image_io import read_disparity
@@ -43,7 +43,7 @@ class TartanAir(FrameDataset):
             )
 
         patterns = ["**/image_left/*_left.png"]
-        super().__init__(complete([frame(left) for left in find_files(root, patterns, "frame of TartanAir")]))
+        super().__init__([frame(left) for left in find_files(root, patterns, "frame of TartanAir")])
 
     def read_disparity(self, path: Path, size: tuple[int, int]) -> tuple[np.ndarray, np.ndarray]:
         metres, _ = read_disparity(path)  # an NPY of floats like any other; unknown becomes 0

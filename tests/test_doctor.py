@@ -262,6 +262,42 @@ def test_strict_fails_on_a_damaged_file_and_names_it(root: Path, capsys):
     assert main(["check", f"pairs:{root}", "--strict", "--frames", "1", "--all"]) == 2
 
 
+def test_missing_files_are_listed_and_the_rest_is_checked(root: Path, capsys):
+    lost = [root / "set" / name for name in ("1/disp_left.pfm", "1/right.png", "3/left.png")]
+    for path in lost:
+        path.unlink()
+    for what in (f"pairs:{root}", str(root)):
+        assert main(["check", what, "--strict"]) == 2
+        lines = capsys.readouterr().out.splitlines()
+        assert lines[0] == f"pairs:{root}: 2 frames, 2 examined, 0 of them corrupt; 2 more lack files"
+        assert sorted(line for line in lines if line.startswith("  missing ")) == [f"  missing     {path}" for path in lost]
+        assert f"  sizes       {W}x{H} (2)" in lines
+        wrong = "2 of 4 frames (set/1, set/3) cannot be read: 3 missing file(s); copy or download them again"
+        assert lines[-2:] == [f"WRONG: {wrong}", "verdict: 1 wrong"]
+    assert main(["check", f"pairs:{root}", "--json"]) == 0
+    printed = json.loads(capsys.readouterr().out)
+    assert {name: sorted(paths) for name, paths in printed["missing"].items()} == {
+        "set/1": [str(path) for path in lost[:2]],
+        "set/3": [str(lost[2])],
+    }
+    assert (printed["frames"], printed["wrong"], printed["problems"]) == (2, 1, [wrong])
+
+
+def test_a_set_without_any_whole_frame(root: Path, capsys, monkeypatch):
+    for path in root.rglob("disp_left.pfm"):
+        path.unlink()
+    monkeypatch.setattr("stereo.cli.check.MISSING_LINES", 3)
+    assert main(["check", f"pairs:{root}", "--strict"]) == 2
+    lines = capsys.readouterr().out.splitlines()
+    assert lines[0].endswith("0 frames, 0 examined, 0 of them corrupt; 4 more lack files")
+    assert lines[1:4] == [f"  missing     {root}/set/{number}/disp_left.pfm" for number in range(3)]
+    assert lines[4] == "  missing     ... and 1 more, which --json lists"
+    assert lines[5].startswith("WRONG: 4 of 4 frames") and lines[6:] == ["verdict: 1 wrong"]
+    fits, missed = recognise(root)
+    assert fits == {}
+    assert missed["pairs"] == f"'{root}/set/0/disp_left.pfm' is missing, and no frame is complete"
+
+
 def test_a_sign_that_the_reader_refuses_is_reported(root: Path, capsys, honest):
     write_pfm(root / "set" / "2" / "disp_left.pfm", -honest[2].disp)
     assert main(["check", f"pairs:{root}"]) == 0
@@ -278,8 +314,8 @@ def test_bare_images_are_checked_as_pairs(monkeypatch, capsys):
 
 def test_a_folder_is_recognised_by_the_readers(root: Path, tmp_path: Path, monkeypatch, capsys):
     fits, missed = recognise(root)
-    assert isinstance(fits["pairs"], PairsDataset)
-    assert len(fits["pairs"]) == 4
+    assert isinstance(fits["pairs"].dataset, PairsDataset)
+    assert len(fits["pairs"].dataset) == 4
     assert "generated" not in missed
     assert "looked" in missed["flyingthings3d"]
     monkeypatch.setattr("datasets.doctor.DATASETS", {name: DATASETS[name] for name in ("flyingthings3d", "generated", "pairs")})

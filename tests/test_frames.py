@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 
 from datasets.base import DATASETS, open_dataset
-from datasets.frames import Frame, FrameDataset
+from datasets.frames import Frame, FrameDataset, MissingFilesError
 from stereo.image_io import read_stored, write_image, write_pfm
 from stereo.types import InputError
 
@@ -50,6 +50,37 @@ def test_a_file_goes_before_the_check(tmp_path):
     sample = FrameDataset([Frame(frame.name, frame.left, frame.right, frame.disp, frame.disp_right, tmp_path / "occ.png")])[0]
     assert np.array_equal(sample.occluded, mask == 255)
     assert sample.occluded_right.any()
+
+
+@pytest.mark.parametrize("listed", [False, True])
+def test_the_frames_that_are_complete_are_left(tmp_path, listed: bool):
+    """Brute force: some of five kinds of files of 40 frames are lost."""
+    draw, frames, expected = np.random.default_rng(0), [], []
+    for number in range(40):
+        files = [tmp_path / f"{number}.{kind}" for kind in ("left", "right", "disp", "occluded", "also")]
+        frames.append(Frame(str(number), *files[:3], occluded=files[3], also=(files[4],)))
+        for path in files:
+            if draw.random() < 0.1:
+                expected.append((str(number), path))
+            else:
+                path.touch()
+    with pytest.raises(MissingFilesError, match=rf"'{expected[0][1]}' is missing; .*\({len(expected)} such files") as caught:
+        FrameDataset(frames, listed=set(tmp_path.iterdir()) if listed else None)
+    assert sorted(caught.value.files) == sorted(expected)
+    rest, broken = caught.value.rest, {name for name, _ in expected}
+    assert 0 < len(rest) < 40
+    assert rest.names == tuple(frame.name for frame in frames if frame.name not in broken)
+
+
+def test_what_is_left_can_be_read(tmp_path):
+    """A reader that goes on working after ``FrameDataset.__init__`` would be half made here."""
+    write_step(tmp_path)
+    lines = ["left,right,disp,name", "left.png,right.png,dl.pfm,whole", "left.png,right.png,lost.pfm,broken"]
+    (tmp_path / "list.csv").write_text("\n".join(lines))
+    with pytest.raises(MissingFilesError) as caught:
+        open_dataset(f"manifest:{tmp_path / 'list.csv'}")
+    (sample,) = caught.value.rest
+    assert sample.name == "whole" and sample.disp.max() == SHIFT
 
 
 def test_options_reach_the_builder(monkeypatch):

@@ -101,7 +101,7 @@ def test_nothing_found_says_what_was_looked_for(tmp_path: Path):
 @pytest.mark.parametrize("name", ["left.png", "right.png", "disp_left.pfm"])
 def test_missing_file(root: Path, name: str):
     (root / "house" / "attic" / name).unlink()
-    with pytest.raises(InputError, match=f"attic' has no {name}"):
+    with pytest.raises(InputError, match=f"attic/{name}' is missing; house/attic needs it"):
         PairsDataset(root)
 
 

@@ -157,7 +157,7 @@ def test_nothing_found_says_what_was_looked_for(root: Path, tmp_path: Path):
 )
 def test_missing_partner(root: Path, name: str):
     (root / name).unlink()
-    with pytest.raises(InputError, match=f"{name}' is missing; frame flyingthings3d/TEST/A/0000/0007 needs both"):
+    with pytest.raises(InputError, match=f"{name}' is missing; flyingthings3d/TEST/A/0000/0007 needs it"):
         FlyingThings3D(root)
 
 

@@ -10,6 +10,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 from sceneflow_trees import (
+    FAMILY,
     FLYING,
     SCENE,
     SUBSET,
@@ -28,6 +29,7 @@ from sceneflow_trees import (
 
 from datasets import sceneflow, sceneflow_layouts
 from datasets.base import open_dataset
+from datasets.frames import MissingFilesError
 from datasets.sceneflow import FlyingThings3D, FlyingThings3DSubset, Monkaa, SceneFlow
 from stereo.image_io import write_pfm
 from stereo.types import InputError
@@ -149,11 +151,15 @@ def test_missing_partners_are_counted(tmp_path: Path):
     for path in (tmp_path / "FlyingThings3D" / "disparity").rglob("*.pfm"):
         path.unlink()
     (tmp_path / "FlyingThings3D" / "frames_cleanpass" / FLYING / "left" / "0006.png").unlink()
-    with pytest.raises(InputError, match=r"TEST/C/0012/left/0006.pfm' is missing; frame .* \(4 such files are missing\)"):
+    with pytest.raises(InputError, match=r"TEST/C/0012/left/0006.pfm' is missing; fly.* \(4 such files are missing, the verb"):
         FlyingThings3D(tmp_path)
     assert len(Monkaa(tmp_path)) == 1  # what is not asked for need not be whole
+    with pytest.raises(MissingFilesError) as caught:
+        SceneFlow(tmp_path)
+    assert len(caught.value.files) == 4
+    assert values(caught.value.rest) == {name: FAMILY[name] for name in FAMILY if not name.startswith("flying")}
     shutil.rmtree(tmp_path / "Monkaa" / "disparity")
-    with pytest.raises(InputError, match=r"Monkaa/disparity/funnyworld_x2/left/0001.pfm' is missing; frame monkaa/fun[^(]*$"):
+    with pytest.raises(InputError, match=r"Monkaa/disparity/funnyworld_x2/left/0001.pfm' is missing; monkaa/fun[^(]*$"):
         Monkaa(tmp_path)
 
 

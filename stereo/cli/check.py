@@ -7,13 +7,26 @@ import textwrap
 from collections import Counter
 from collections.abc import Iterable
 from dataclasses import asdict
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
-from datasets.base import StereoDataset, open_dataset
-from datasets.doctor import AS_STATED, TRUTHS, TURNED, ZERO, Diagnosis, examine, recognise, spread
+from datasets.base import open_dataset
+from datasets.doctor import (
+    AS_STATED,
+    TRUTHS,
+    TURNED,
+    ZERO,
+    Diagnosis,
+    Opened,
+    examine,
+    open_what_is_there,
+    recognise,
+    some,
+    spread,
+)
 from stereo.cli.shared import say
 from stereo.image_io import read_image
 from stereo.inference.pair_check import examine_pair
@@ -21,6 +34,7 @@ from stereo.types import InputError
 
 BARS = 10  # at most so many
 BAR_WIDTH = 40  # characters
+MISSING_LINES = 20  # at most; --json has all
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -46,7 +60,7 @@ def run(args: argparse.Namespace) -> dict[str, Any]:
     elif path.is_file():
         raise InputError(f"got one file, '{path}'; expected a left and a right image, NAME:PATH of a data set, or a folder")
     else:
-        lines, result = check_dataset(args.what, open_dataset(args.what), args)
+        lines, result = check_dataset(args.what, open_what_is_there(partial(open_dataset, args.what)), args)
     say(args, "\n".join([*lines, f"verdict: {result['wrong'] or 'nothing'} wrong"]))
     return result | {"exit_code": 2 if args.strict and result["wrong"] else 0}
 
@@ -68,21 +82,31 @@ def check_folder(path: Path, args: argparse.Namespace) -> tuple[list[str], dict[
     if len(fits) == 1:
         name = next(iter(fits))
         return check_dataset(f"{name}:{path}", fits[name], args)
-    result = {"folder": str(path), "fits": {name: len(dataset) for name, dataset in fits.items()}, "missed": missed}
+    counts = {name: len(opened.dataset) for name, opened in fits.items()}
+    result = {"folder": str(path), "fits": counts, "missed": missed}
     if fits:
         lines = [f"'{path}' can be opened in {len(fits)} ways; check the one that is meant:"]
-        return [*lines, *(f"  {name}:{path}   {len(dataset)} frames" for name, dataset in fits.items())], result | {"wrong": 0}
+        return [*lines, *(f"  {name}:{path}   {count} frames" for name, count in counts.items())], result | {"wrong": 0}
     lines = [f"WRONG: '{path}' is no data set that is known here; what was looked for:"]
     lines += [f"  {name:16} {textwrap.shorten(why, 105, placeholder=' ...')}" for name, why in missed.items()]
     return lines, result | {"wrong": 1}
 
 
-def check_dataset(spec: str, dataset: StereoDataset, args: argparse.Namespace) -> tuple[list[str], dict[str, Any]]:
+def check_dataset(spec: str, opened: Opened, args: argparse.Namespace) -> tuple[list[str], dict[str, Any]]:
     """The lines to print about an opened data set, and the result."""
-    indices = list(range(len(dataset))) if args.all else spread(len(dataset), args.frames)
-    diagnosis = examine(dataset, indices, _judge, progress=not args.json)
-    result = {"data": spec, "examined": len(indices), "wrong": len(diagnosis.problems)} | summarise(diagnosis)
-    return [*_screen(result), *(f"WRONG: {problem}" for problem in diagnosis.problems)], result
+    frames = len(opened.dataset)
+    indices = list(range(frames)) if args.all else spread(frames, args.frames)
+    diagnosis = examine(opened.dataset, indices, _judge, progress=not args.json)
+    missing: dict[str, list[str]] = {}
+    for name, file in opened.missing:
+        missing.setdefault(name, []).append(str(file))
+    problems = list(diagnosis.problems)
+    if missing:
+        given = f"{some(missing, frames + len(missing))} cannot be read: {len(opened.missing)} missing file(s)"
+        problems.insert(0, f"{given}; copy or download them again")
+    result = {"data": spec, "examined": len(indices), "wrong": len(problems)} | summarise(diagnosis)
+    result |= {"missing": missing, "problems": problems}
+    return [*_screen(result), *(f"WRONG: {problem}" for problem in problems)], result
 
 
 def _judge(left: np.ndarray, right: np.ndarray) -> dict[str, str]:
@@ -135,7 +159,14 @@ def _screen(result: dict[str, Any]) -> list[str]:
         sizes = [*sizes[:4], f"{len(sizes) - 4} more sizes"]
     read = sum(result["sizes"].values())
     counts = f"{result['frames']} frames, {result['examined']} examined, {len(result['corrupt'])} of them corrupt"
-    lines = [f"{result['data']}: {counts}"]
+    missing = [path for paths in result["missing"].values() for path in paths]
+    if missing:
+        counts += f"; {len(result['missing'])} more lack files"
+    lines = [f"{result['data']}: {counts}", *(f"  missing     {path}" for path in missing[:MISSING_LINES])]
+    if len(missing) > MISSING_LINES:
+        lines.append(f"  missing     ... and {len(missing) - MISSING_LINES} more, which --json lists")
+    if not read:
+        return lines
     lines.append(f"  sizes       {', '.join(sizes)}")
     lines.append(f"  truth       {', '.join(f'{truth} in {count} of {read}' for truth, count in result['truths'].items())}")
     lines += [f"  {name:11} {shares(name)}" for name in ("unknown", "occluded") if result[name]]
