@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 from pathlib import Path
 
 import numpy as np
@@ -10,6 +11,8 @@ from datasets.frames import Frame, FrameDataset, NonOccludedMasks, choose, first
 from datasets.truth import read_numbers
 from stereo.geometry import Calibration, depth_to_disparity
 from stereo.types import InputError
+
+log = logging.getLogger(__name__)
 
 SPLITS = ("training", "testing")
 
@@ -110,6 +113,7 @@ RGB, DEPTH = "vkitti_2.0.3_rgb", "vkitti_2.0.3_depth"
 TURNED = ("15-deg-left", "15-deg-right", "30-deg-left", "30-deg-right")
 VARIATIONS = (*TURNED, "clone", "fog", "morning", "overcast", "rain", "sunset")
 FRAMES_PER_VARIATION = 2126
+CEILING = 65535  # the largest depth that 16 bits hold, 655.35 m: the sky, and whatever else is farther
 
 
 class VirtualKitti2(FrameDataset):
@@ -122,11 +126,12 @@ class VirtualKitti2(FrameDataset):
               Camera_1/rgb_NNNNN.jpg            right
           vkitti_2.0.3_depth/
             SceneNN/VARIATION/frames/depth/
-              Camera_0/depth_NNNNN.png          uint16, centimetres along the optical axis, 0 = unknown
+              Camera_0/depth_NNNNN.png          uint16, centimetres along the optical axis, 0 and 65535 = unknown
               Camera_1/depth_NNNNN.png          the same for the right view
 
-    disp = 0.532725 m * 725.0087 px / depth. The sky is stored at the ceiling, 655.35 m, and counts as known and that far: its
-    disparity is 0.59 px. There are no occlusion files; masks are derived from the truth of both views.
+    disp = 0.532725 m * 725.0087 px / depth. The sky is stored at the ceiling, 655.35 m, which would be 0.59 px where the truth is
+    0: it is unknown, and the log says once how much of a file that is. There are no occlusion files; masks are derived from
+    the truth of both views.
     variation: one of VARIATIONS, None = all. A frame is called "vkitti2/SceneNN/VARIATION/NNNNN"; frames are sorted by name.
     Raises InputError for another variation, when nothing is found or a frame lacks a file; reading raises it for a damaged
     file, unequal sizes or a depth that is not 16-bit.
@@ -142,6 +147,7 @@ class VirtualKitti2(FrameDataset):
         if not frames:
             wanted = f"'{top}/[{RGB}/]SceneNN/{variation or 'VARIATION'}/frames/rgb/Camera_0/rgb_NNNNN.jpg'"
             raise InputError(f"no Virtual KITTI 2 found; looked for {wanted}")
+        self._ceiling_was_told = False
         one_scene = folders[0].parents[2] == top
         super().__init__(frames, None if one_scene else FRAMES_PER_VARIATION * (1 if variation else len(VARIATIONS)))
 
@@ -165,6 +171,10 @@ class VirtualKitti2(FrameDataset):
 
     def read_disparity(self, path: Path, size: tuple[int, int]) -> tuple[np.ndarray, np.ndarray]:
         centimetres = read_numbers(path, size, np.uint16)
-        valid = centimetres > 0
+        valid = (centimetres > 0) & (centimetres < CEILING)
+        beyond = int((centimetres == CEILING).sum())
+        if beyond and not self._ceiling_was_told:
+            self._ceiling_was_told = True
+            log.info("%d of %d pixels of '%s' are at the ceiling of 655.35 m, mostly sky: unknown", beyond, valid.size, path)
         depth = np.where(valid, centimetres, 1) / 100
         return np.where(valid, depth_to_disparity(depth, CAMERA), np.float32(0)), valid

@@ -194,7 +194,8 @@ def plain_depths() -> tuple[np.ndarray, np.ndarray]:
 
 
 def test_depth_in_centimetres_becomes_disparity(tmp_path: Path):
-    centimetres = np.random.default_rng(0).integers(1, 65536, (H, W))
+    centimetres = np.random.default_rng(0).integers(1, 65535, (H, W))
+    centimetres[3, 4] = 65534
     centimetres[2, 3] = 0
     write_vkitti(tmp_path, (centimetres, centimetres), apart=False)
     sample = open_dataset(f"vkitti2:{tmp_path}")[0]
@@ -204,12 +205,22 @@ def test_depth_in_centimetres_becomes_disparity(tmp_path: Path):
     assert np.array_equal(sample.disp, sample.disp_right)
 
 
-def test_the_sky_is_known_and_far(tmp_path: Path):
-    write_vkitti(tmp_path, plain_depths(), apart=False)
-    sample = VirtualKitti2(tmp_path)[0]
-    assert sample.valid[0].all()
-    assert sample.disp[0] == pytest.approx(FOCAL_TIMES_BASELINE / 655.35)
-    assert sample.disp[0].max() < 0.6
+def test_the_sky_is_unknown_and_the_log_says_so_once(tmp_path: Path, caplog: pytest.LogCaptureFixture):
+    """0.59 px would be a truth that the sky does not have; a centimetre nearer is a depth like any other."""
+    depth = np.full((H, W), 65534)
+    depth[0], depth[1, :2] = 65535, 65535
+    write_vkitti(tmp_path, (depth, depth), apart=False)
+    with caplog.at_level(logging.INFO):
+        dataset = VirtualKitti2(tmp_path)
+        sample = dataset[0]
+        _ = dataset[0]
+    for disp, valid in ((sample.disp, sample.valid), (sample.disp_right, sample.valid_right)):
+        assert np.array_equal(valid, depth < 65535)
+        assert (disp[~valid] == 0).all()
+        assert disp[valid] == pytest.approx(FOCAL_TIMES_BASELINE / 655.34)
+    told = [record.getMessage() for record in caplog.records if "ceiling" in record.getMessage()]
+    assert len(told) == 1
+    assert told[0].startswith(f"{W + 2} of {H * W} pixels of '") and "Camera_0/depth_00000.png" in told[0]
 
 
 def test_virtual_masks_come_from_both_views(tmp_path: Path, caplog: pytest.LogCaptureFixture):
@@ -234,7 +245,7 @@ def test_virtual_trees(tmp_path: Path, apart: bool):
     for path in (tmp_path, root, images):
         dataset = VirtualKitti2(path)
         assert dataset.names == names
-        assert dataset[2].valid.all()
+        assert dataset[2].valid[1:].all()
     assert VirtualKitti2(images / "Scene01").names == names[:2]
     assert open_dataset(f"vkitti2:{root}?variation=fog").names == names[2:]
     with pytest.raises(InputError, match=r"got variation 'snow' for Virtual KITTI 2, expected one of .*clone, fog"):
@@ -271,7 +282,7 @@ def test_genuine_files_equal_their_copy(year: int, scene: str):
 
 def test_the_derived_mask_is_the_check_of_geometry(tmp_path: Path):
     rng = np.random.default_rng(1)
-    left, right = (rng.integers(4000, 65536, (H, W)) for _ in range(2))
+    left, right = (rng.integers(4000, 65535, (H, W)) for _ in range(2))
     write_vkitti(tmp_path, (left, right), apart=False)
     sample = VirtualKitti2(tmp_path)[0]
     assert np.array_equal(sample.occluded, left_right_check(sample.disp, sample.disp_right, 1.0))
