@@ -129,9 +129,9 @@ class VirtualKitti2(FrameDataset):
               Camera_0/depth_NNNNN.png          uint16, centimetres along the optical axis, 0 and 65535 = unknown
               Camera_1/depth_NNNNN.png          the same for the right view
 
-    disp = 0.532725 m * 725.0087 px / depth. The sky is stored at the ceiling, 655.35 m, which would be 0.59 px where the truth is
-    0: it is unknown, and the log says once how much of a file that is. There are no occlusion files; masks are derived from
-    the truth of both views.
+    disp = 0.532725 m * 725.0087 px / depth. The sky is stored at the ceiling, 655.35 m, which would be 0.59 px and not 0: it is
+    unknown, and the log says once how much of a file that is. There are no occlusion files; masks are derived from the truth
+    of both views.
     variation: one of VARIATIONS, None = all. A frame is called "vkitti2/SceneNN/VARIATION/NNNNN"; frames are sorted by name.
     Raises InputError for another variation, when nothing is found or a frame lacks a file; reading raises it for a damaged
     file, unequal sizes or a depth that is not 16-bit.

@@ -225,6 +225,35 @@ def test_tartanair_opened_at_one_flight(root: Path):
     assert open_dataset(f"tartanair:{root / 'office' / 'Easy' / 'P001'}").names == ("tartanair/000007",)
 
 
+def test_tartanair_leaves_out_what_is_known_to_be_bad(root: Path, caplog: pytest.LogCaptureFixture):
+    """seasonsforest_winter/Easy alone: not its Hard flights, and nothing by a name that only holds these words."""
+    kept = ["seasonsforest_winter/Hard", "seasonsforest/Easy", "seasonsforest_winter2/Easy"]
+    for folder in ("seasonsforest_winter/Easy", "seasonsforest_winter/seasonsforest_winter/Easy", *kept):
+        write_tartanair(root / "one")
+        (root / folder).parent.mkdir(parents=True, exist_ok=True)
+        (root / "one" / "office" / "Easy").rename(root / folder)
+    names = sorted(f"tartanair/{folder}/P001/000007" for folder in kept)
+    with caplog.at_level(logging.INFO):
+        assert open_dataset(f"tartanair:{root}?unused=keep").names[0] == "tartanair/seasonsforest/Easy/P001/000007"
+        assert not caplog.records
+        assert list(open_dataset(f"tartanair:{root}").names) == names
+    assert "2 of 5 frames are of seasonsforest_winter/Easy, whose depth is bad: left out (unused=keep" in caplog.text
+    assert len(open_dataset(f"tartanair:{root}?unused=keep")) == 5
+
+
+@pytest.mark.parametrize("below", ["", "Easy", "Easy/P001", "Easy/P001/image_left/.."])
+def test_tartanair_opened_at_what_is_left_out(root: Path, below: str, monkeypatch: pytest.MonkeyPatch):
+    write_tartanair(root)
+    winter = (root / "office").rename(root / "seasonsforest_winter")
+    monkeypatch.chdir(winter / below)
+    for path in (winter / below, "."):
+        with pytest.raises(InputError, match=r"is of seasonsforest_winter/Easy only, whose depth is bad; unused=keep reads it"):
+            open_dataset(f"tartanair:{path}")
+        assert len(open_dataset(f"tartanair:{path}?unused=keep")) == 1
+    with pytest.raises(InputError, match="got unused 'no' for TartanAir, expected one of skip, keep"):
+        open_dataset(f"tartanair:{winter}?unused=no")
+
+
 def test_fallingthings_scales_the_focal_length_to_the_image(root: Path):
     write_camera(write_fallingthings(root)[0].parent, resX=4 * W, resY=4 * H)
     sample = open_one("fallingthings", root)
