@@ -87,13 +87,14 @@ class _FullSizeTruth(FrameDataset):
     HOMES: tuple[str, ...]
     PUBLISHED: int | None = None
 
-    def __init__(self, root: str | Path, holders: Sequence[str] = ("",)) -> None:
+    def __init__(self, root: str | Path, holders: Sequence[str] = ("",), images: str = "") -> None:
+        """images: the folder below a scene that its views lie in, if there is one."""
         left, right, disp, disp_right = self.FILES
         frames = [
             Frame(
-                name=f"middlebury{self.YEAR}/{folder.name}",
-                left=_picture(folder, left),
-                right=_picture(folder, right),
+                name="/".join(filter(None, (f"middlebury{self.YEAR}", folder.name, images))),
+                left=_picture(folder / images, left),
+                right=_picture(folder / images, right),
                 disp=_picture(folder, disp),
                 disp_right=existing(_picture(folder, disp_right)),
             )
@@ -140,13 +141,16 @@ class Middlebury2005(_FullSizeTruth):
         ROOT/                                   or its parent, when it is called scenes2005, or one SCENE
           {FullSize,HalfSize,ThirdSize}/        this level may be absent
             SCENE/
-              view1.png  view5.png              left and right; the other views, lights and exposures are ignored
+              view1.png  view5.png              left and right; the other views are ignored
+              Illum{1,2,3}/Exp{0,1,2}/          optional: the same under three lights, with three exposures each
+                view1.png  view5.png
               disp1.png  disp5.png              bytes, 0 = unknown; px at full size, px * 2 at half, px * 3 at third size
 
     size: "full", "half" or "third"; None takes the first that is there. The height of the image (1110, 555, 370) tells how its
-    truth is scaled. Scenes without disp1.png (Computer, Drumsticks, Dwarves) are left out. Masks are derived from the truth of
-    both views. A frame is called "middlebury2005/SCENE"; frames are sorted by name.
-    Errors as in Middlebury2001, and for another size or height.
+    truth is scaled. illumination, exposure: the numbers of a light and an exposure, for both views; both or neither.
+    Scenes without disp1.png (Computer, Drumsticks, Dwarves) are left out. Masks are derived from the truth of both views.
+    A frame is called "middlebury2005/SCENE", with "/Illum2/Exp1" behind it where these were asked for; frames are sorted.
+    Errors as in Middlebury2001, and for another option or height.
     """
 
     YEAR = 2005
@@ -157,10 +161,18 @@ class Middlebury2005(_FullSizeTruth):
     PUBLISHED = 6
     SIZES = ("full", "half", "third")
 
-    def __init__(self, root: str | Path, size: str | None = None) -> None:
-        choose("size", size, self.SIZES, f"Middlebury {self.YEAR}")
+    def __init__(
+        self, root: str | Path, size: str | None = None, illumination: str | None = None, exposure: str | None = None
+    ) -> None:
+        what = f"Middlebury {self.YEAR}"
+        choose("size", size, self.SIZES, what)
+        choose("illumination", illumination, ("1", "2", "3"), what)
+        choose("exposure", exposure, ("0", "1", "2"), what)
+        if (illumination is None) != (exposure is None):
+            raise InputError(f"got illumination {illumination} and exposure {exposure} for {what}, expected both or neither")
         folders = [f"{name.capitalize()}Size" for name in self.SIZES if size in (None, name)]
-        super().__init__(root, [*folders, ""] if size is None else folders)
+        images = "" if illumination is None else f"Illum{illumination}/Exp{exposure}"
+        super().__init__(root, [*folders, ""] if size is None else folders, images)
 
 
 class Middlebury2006(Middlebury2005):

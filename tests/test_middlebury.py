@@ -169,6 +169,44 @@ def test_sizes_of_2005(tmp_path: Path, caplog: pytest.LogCaptureFixture, year: i
         open_dataset(f"middlebury{year}:{root}?size=quarter")
 
 
+@pytest.mark.parametrize("year", [2005, 2006])
+def test_lights_and_exposures_of_2005(tmp_path: Path, year: int):
+    """All nine are there, each with its own values; both views come from the same one, the truth from the scene."""
+    scene = tmp_path / "ThirdSize" / "Art"
+    write_scaled(scene, SCALED[8][1], 370)
+    for light in (1, 2, 3):
+        for exposure in (0, 1, 2):
+            for view, value in ((1, 10), (5, 20)):
+                colour = np.full((370, W, 3), value + 30 * light + exposure)
+                write_bytes(scene / f"Illum{light}" / f"Exp{exposure}" / f"view{view}.png", colour)
+    assert open_dataset(f"middlebury{year}:{tmp_path}").names == (f"middlebury{year}/Art",)
+    assert_scaled(open_dataset(f"middlebury{year}:{tmp_path}")[0], 3)
+    for light in (1, 2, 3):
+        for exposure in (0, 1, 2):
+            for root in (tmp_path, scene):
+                dataset = open_dataset(f"middlebury{year}:{root}?illumination={light}&exposure={exposure}&size=third")
+                assert dataset.names == (f"middlebury{year}/Art/Illum{light}/Exp{exposure}",)
+                sample = dataset[0]
+                assert (sample.left == 10 + 30 * light + exposure).all()
+                assert (sample.right == 20 + 30 * light + exposure).all()
+                assert np.array_equal(sample.disp, open_dataset(f"middlebury{year}:{tmp_path}")[0].disp)
+
+
+def test_lights_and_exposures_that_are_not_there(tmp_path: Path):
+    write_scaled(tmp_path / "Art", SCALED[8][1], 370)
+    for options, message in (
+        ("illumination=4&exposure=0", "got illumination '4' for Middlebury 2005, expected one of 1, 2, 3"),
+        ("illumination=1&exposure=3", "got exposure '3' for Middlebury 2005, expected one of 0, 1, 2"),
+        ("illumination=1", "got illumination 1 and exposure None for Middlebury 2005, expected both or neither"),
+        ("exposure=1", "got illumination None and exposure 1"),
+        ("illumination=2&exposure=1", r"Art/Illum2/Exp1/view1.png' is missing; middlebury2005/Art/Illum2/Exp1 needs it"),
+    ):
+        with pytest.raises(InputError, match=message):
+            open_dataset(f"middlebury2005:{tmp_path}?{options}")
+    with pytest.raises(InputError, match="unknown option 'exposure' of data set 'middlebury2003': it has none"):
+        open_dataset(f"middlebury2003:{tmp_path}?exposure=1")
+
+
 def test_scenes_of_2005_without_truth_are_left_out(tmp_path: Path, caplog: pytest.LogCaptureFixture):
     for scene in ("Art", "Books", "Dwarves"):
         write_scaled(tmp_path / scene, SCALED[8][1], 370)
