@@ -1,4 +1,4 @@
-"""Fake trees of the Scene Flow family in every layout, for test_sceneflow_layouts.py and test_sceneflow_traps.py."""
+"""Fake trees of the Scene Flow family in every layout, for the tests called test_sceneflow*.py."""
 
 from __future__ import annotations
 
@@ -16,20 +16,21 @@ FLYING, FLYING_TEST, SCENE = "TRAIN/A/0000", "TEST/C/0012", "funnyworld_x2"
 DRIVE = "15mm_focallength/scene_forwards/fast"
 
 
-def picture(path: Path, value: int) -> None:
+def picture(path: Path, value: int, width: int = W) -> None:
     path.parent.mkdir(parents=True, exist_ok=True)
-    write_image(path, np.full((H, W, 3), value, np.uint8))
+    write_image(path, np.full((H, width, 3), value, np.uint8))
 
 
-def disparity(path: Path, value: float) -> None:
+def disparity(path: Path, value: float | np.ndarray, width: int = W) -> None:
+    """value: of all pixels, or an array that broadcasts to them."""
     path.parent.mkdir(parents=True, exist_ok=True)
-    write_pfm(path, np.full((H, W), value, np.float32))
+    write_pfm(path, np.full((H, width), value, np.float32))
 
 
-def mask(path: Path, column: int) -> None:
+def mask(path: Path, column: int, width: int = W) -> None:
     """A 1-bit PNG."""
     path.parent.mkdir(parents=True, exist_ok=True)
-    values = np.zeros((H, W), np.uint8)
+    values = np.zeros((H, width), np.uint8)
     values[:, column] = 255
     path.write_bytes(cv2.imencode(".png", values, [cv2.IMWRITE_PNG_BILEVEL, 1])[1].tobytes())
     assert path.read_bytes()[24] == 1

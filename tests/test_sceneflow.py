@@ -1,6 +1,6 @@
 """FlyingThings3D's own layout on a fake tree, genuine files, and the writer of generated scenes, which it reads back.
 
-The other layouts of the family, and their traps: tests/test_sceneflow_layouts.py.
+The other layouts of the family, and their traps: tests/test_sceneflow_layouts.py and tests/test_sceneflow_traps.py.
 """
 
 from __future__ import annotations
@@ -12,6 +12,7 @@ from pathlib import Path
 import cv2
 import numpy as np
 import pytest
+from sceneflow_trees import H, W, disparity, frame, mask, picture
 
 from datasets.frames import FrameDataset
 from datasets.pairs import PairsDataset
@@ -25,38 +26,17 @@ from stereo.types import InputError
 SHARED = Path(__file__).resolve().parents[2] / "shared"
 GENUINE = SHARED / "layouts" / "sceneflow"
 COPIES = SHARED / "data" / "flyingthings3d"
-H, W = 4, 6
 FRAMES = ("TEST/A/0000/0006", "TEST/A/0000/0007", "TEST/C/0002/0006", "TRAIN/B/0001/0015")
-
-
-def write_frame(root: Path, frame: str, number: int, images: str = "frames_cleanpass") -> None:
-    """Left image 10 + number, right image 20 + number, left disparity number with one unknown pixel of each kind."""
-    sequence, _, name = frame.rpartition("/")
-    for view, value in (("left", 10 + number), ("right", 20 + number)):
-        folder = root / images / sequence / view
-        folder.mkdir(parents=True, exist_ok=True)
-        write_image(folder / f"{name}.png", np.full((H, W, 3), value, np.uint8))
-    disp = np.full((H, W), number, np.float32)
-    disp[0, :3] = (np.nan, np.inf, -np.inf)
-    write_map(root, "disparity", frame, "left", disp)
-
-
-def write_map(root: Path, kind: str, frame: str, view: str, values: np.ndarray) -> None:
-    sequence, _, name = frame.rpartition("/")
-    folder = root / kind / sequence / view
-    folder.mkdir(parents=True, exist_ok=True)
-    if kind == "disparity":
-        write_pfm(folder / f"{name}.pfm", values)
-    else:
-        write_image(folder / f"{name}.png", values)
+A = "TEST/A/0000"  # the sequence of the first two
 
 
 @pytest.fixture
 def root(tmp_path: Path) -> Path:
     """The word "left" stands in folders above the data, where replacing it by "right" would lead nowhere."""
     root = tmp_path / "left" / "leftovers" / "FlyingThings3D"
-    for number, frame in enumerate(FRAMES):
-        write_frame(root, frame, number)
+    for number, name in enumerate(FRAMES):
+        group, _, stem = name.rpartition("/")
+        frame(root / "frames_cleanpass", root / "disparity", group, stem, number)
     (root / "frames_cleanpass" / "TEST" / "A" / "0000" / "left" / "._0006.png").write_bytes(b"what macOS leaves behind")
     (root / "README").write_text("not data")
     return root
@@ -87,40 +67,41 @@ def test_is_a_sequence(root: Path):
 
 def test_every_part_comes_from_its_own_frame(root: Path):
     for number, sample in enumerate(FlyingThings3D(root)):
-        assert (sample.left == 10 + number).all()
-        assert (sample.right == 20 + number).all()
-        assert (sample.disp[sample.valid] == number).all()
-        assert sample.valid[0].tolist() == [False] * 3 + [True] * 3
-        assert sample.valid[1:].all()
-        assert (sample.disp[~sample.valid] == 0).all()
+        assert (sample.left == number).all()
+        assert (sample.right == 100 + number).all()
+        assert (sample.disp == number).all() and sample.valid.all()
         assert sample.disp.dtype == np.float32
         assert sample.occluded is sample.disp_right is sample.valid_right is sample.occluded_right is None
 
 
+def test_what_is_not_finite_is_unknown(root: Path):
+    disparity(root / "disparity" / A / "left" / "0007.pfm", np.array([np.nan, np.inf, -np.inf, 7]))
+    _, sample, *_ = FlyingThings3D(root)
+    assert (sample.valid == [False, False, False, True]).all()
+    assert (sample.disp == [0, 0, 0, 7]).all()
+
+
 def test_options_are_read_where_they_are_there(root: Path):
-    frame = FRAMES[1]
-    disp_right = np.full((H, W), 2.5, np.float32)
-    disp_right[3, 3] = np.inf
-    write_map(root, "disparity", frame, "right", disp_right)
-    for view, column in (("left", 1), ("right", 4)):
-        mask = np.zeros((H, W), np.uint8)
-        mask[:, column] = 255
-        write_map(root, "occlusion", frame, view, mask)
+    disparity(root / "disparity" / A / "right" / "0007.pfm", np.array([2.5, 2.5, np.inf, 2.5]))
+    for view, column in (("left", 1), ("right", 3)):
+        mask(root / "occlusion" / A / view / "0007.png", column)
     other, sample, *_ = FlyingThings3D(root)
-    assert np.flatnonzero(~sample.valid_right).tolist() == [3 * W + 3]
+    assert (sample.valid_right == [True, True, False, True]).all()
     assert (sample.disp_right[sample.valid_right] == 2.5).all()
-    assert sample.occluded.sum(axis=0).tolist() == [0, H, 0, 0, 0, 0]
-    assert sample.occluded_right.sum(axis=0).tolist() == [0, 0, 0, 0, H, 0]
+    assert sample.occluded.sum(axis=0).tolist() == [0, H, 0, 0]
+    assert sample.occluded_right.sum(axis=0).tolist() == [0, 0, 0, H]
     assert other.occluded is other.disp_right is None
 
 
 def test_the_pass_that_is_there(root: Path):
-    for number, frame in enumerate(FRAMES):
-        write_frame(root, frame, number + 100, "frames_finalpass")
-    assert (FlyingThings3D(root)[0].left == 10).all()
-    assert (FlyingThings3D(root, images="frames_finalpass")[0].left == 110).all()
+    for name in FRAMES:
+        for view in ("left", "right"):
+            group, _, stem = name.rpartition("/")
+            picture(root / "frames_finalpass" / group / view / f"{stem}.png", 55)
+    assert (FlyingThings3D(root)[0].left == 0).all()
+    assert (FlyingThings3D(root, images="frames_finalpass")[0].left == 55).all()
     shutil.rmtree(root / "frames_cleanpass")
-    assert (FlyingThings3D(root)[0].left == 110).all()
+    assert (FlyingThings3D(root)[0].left == 55).all()
     with pytest.raises(InputError, match=r"got images 'frames_cleanpass', but there is only '.*frames_finalpass'; leave"):
         FlyingThings3D(root, images="frames_cleanpass")
 
@@ -128,7 +109,7 @@ def test_the_pass_that_is_there(root: Path):
 def test_alpha_is_dropped(root: Path):
     rgba = np.zeros((H, W, 4), np.uint8)
     rgba[...] = (30, 20, 10, 0)  # BGRA, fully transparent
-    path = root / "frames_cleanpass" / "TEST" / "A" / "0000" / "left" / "0006.png"
+    path = root / "frames_cleanpass" / A / "left" / "0006.png"
     path.write_bytes(cv2.imencode(".png", rgba)[1].tobytes())
     sample = FlyingThings3D(root)[0]
     assert sample.left.shape == (H, W, 3)
@@ -172,22 +153,21 @@ def test_unknown_choices(root: Path):
         FlyingThings3D(root, sign="minus")
 
 
-@pytest.mark.parametrize("kind", ["right image", "disparity left", "disparity right", "occlusion left", "occlusion right"])
+@pytest.mark.parametrize("kind", ["image right", "disparity left", "disparity right", "occlusion left", "occlusion right"])
 def test_unequal_sizes(root: Path, kind: str):
-    if kind == "right image":
-        write_image(root / "frames_cleanpass" / "TEST" / "A" / "0000" / "right" / "0006.png", np.zeros((H, W + 1, 3), np.uint8))
-    else:
-        name, view = kind.split()
-        write_map(root, name, FRAMES[0], view, np.zeros((H, W + 1), np.float32 if name == "disparity" else np.uint8))
+    name, view = kind.split()
+    folder = "frames_cleanpass" if name == "image" else name
+    write = {"image": picture, "disparity": disparity, "occlusion": mask}[name]
+    write(root / folder / A / view / f"0006.{'pfm' if name == 'disparity' else 'png'}", 0, W + 1)
     with pytest.raises(InputError, match=rf"is {W + 1}x{H}.*equal sizes"):
         FlyingThings3D(root)[0]
 
 
 def test_values_of_another_convention(root: Path):
-    write_map(root, "occlusion", FRAMES[0], "right", np.full((H, W), 1, np.uint8))
+    picture(root / "occlusion" / A / "right" / "0006.png", 1)
     with pytest.raises(InputError, match=r"0006.png' holds the value 1; expected only 0 .* and 255"):
         FlyingThings3D(root)[0]
-    write_map(root, "disparity", FRAMES[1], "right", np.full((H, W), -3, np.float32))
+    disparity(root / "disparity" / A / "right" / "0007.pfm", -3)
     with pytest.raises(InputError, match=r"holds -3 px; .*flip the sign; the option sign says otherwise"):
         FlyingThings3D(root, sign="keep")[1]
 

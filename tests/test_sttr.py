@@ -9,6 +9,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+from small_sttr import NARROW, network, pair, random_batch
 from torch import Tensor
 
 from stereo.attention.position import RelativeTerms, relative_sine
@@ -21,29 +22,15 @@ from stereo.model.sttr.adjust import standardise, upsample_nearest
 from stereo.model.sttr.network import Sttr
 from stereo.types import Batch, InputError, Prediction, Transport
 
-NARROW = SttrConfig(channels=16, layers=2, heads=2, adjust_blocks=1, adjust_channels=4, adjust_expansion=2)
 LIGHT = replace(preset("sttr-light"), layers=1, adjust_blocks=1)
 HOW = pytest.mark.parametrize("faithful", [False, True], ids=["fixed", "faithful"])
-
-
-def network(config: SttrConfig = NARROW, **changes) -> Sttr:
-    torch.manual_seed(0)
-    return build_model(replace(config, **changes)).eval()
-
-
-def pair(height: int, width: int, batch: int = 1, seed: int = 0) -> tuple[Tensor, Tensor]:
-    generator = torch.Generator().manual_seed(seed)
-    left, right = torch.rand(2, batch, 3, height, width, generator=generator)
-    return left, right
 
 
 def parameters(module: torch.nn.Module) -> int:
     return sum(p.numel() for p in module.parameters())
 
 
-@pytest.mark.parametrize(
-    ("name", "tokenizer", "total"), [("sttr", 503_728, 2_513_811), ("sttr-light", 323_264, 2_333_347)]
-)
+@pytest.mark.parametrize(("name", "tokenizer", "total"), [("sttr", 503_728, 2_513_811), ("sttr-light", 323_264, 2_333_347)])
 def test_the_published_numbers_of_parameters(name: str, tokenizer: int, total: int):
     model = build_model(name)
     assert parameters(model.backbone) == 1_050_800
@@ -103,12 +90,8 @@ def test_other_sizes_are_refused(shapes: tuple):
 
 def test_only_what_the_public_network_never_trains_has_no_gradient():
     model = network().train()
-    left, right = pair(128, 256)  # wide enough that the widest pooling leaves two pixels to normalise
-    shape, generator = (1, 128, 256), torch.Generator().manual_seed(1)
-    disp = 40 * torch.rand(shape, generator=generator)
-    valid, occluded, occluded_right = (torch.rand(shape, generator=generator) < p for p in (0.8, 0.2, 0.2))
-    batch = Batch(left, right, disp, valid, occluded, occluded_right)
-    stereo_loss(model(left, right), batch, LossConfig())["total"].backward()
+    batch = random_batch(128, 256)  # wide enough that the widest pooling leaves two pixels to normalise
+    stereo_loss(model(batch.left, batch.right), batch, LossConfig())["total"].backward()
     silent = [name for name, p in model.named_parameters() if p.grad is None]
     assert silent == ["transformer.norm.weight", "transformer.norm.bias"]
     assert [name for name, p in model.named_parameters() if name not in silent and not p.grad.isfinite().all()] == []

@@ -6,6 +6,7 @@ from dataclasses import replace
 
 import pytest
 import torch
+from small_sttr import NARROW, network, pair, random_batch
 from torch import Tensor
 
 from stereo.attention import ATTENTION
@@ -16,25 +17,11 @@ from stereo.attention.tree import pool_grid
 from stereo.config import PRESETS, LossConfig, SttrConfig, preset
 from stereo.losses import stereo_loss
 from stereo.model.build import build_model
-from stereo.model.sttr.network import Sttr
-from stereo.types import Batch, InputError
+from stereo.types import InputError
 
-NARROW = SttrConfig(channels=16, layers=2, heads=2, adjust_blocks=1, adjust_channels=4, adjust_expansion=2)
 TREE = replace(NARROW, attention="quadtree_b", topk=3)
 LIGHT = replace(preset("quadtree-light"), layers=2, adjust_blocks=1)
 POSITION = pytest.mark.parametrize("position", ["relative", "rotary", "none"])
-
-
-def network(config: SttrConfig, **changes) -> Sttr:
-    torch.manual_seed(0)
-    model = build_model(replace(config, **changes)).eval()
-    assert isinstance(model, Sttr)
-    return model
-
-
-def pair(height: int, width: int, seed: int = 0) -> tuple[Tensor, Tensor]:
-    left, right = torch.rand(2, 1, 3, height, width, generator=torch.Generator().manual_seed(seed))
-    return left, right
 
 
 @pytest.mark.parametrize(("name", "dense"), [("quadtree", "sttr"), ("quadtree-light", "sttr-light")])
@@ -115,12 +102,8 @@ def test_every_operator_fits_into_sttr(attention: str):
 @pytest.mark.parametrize("attention", ["quadtree_a", "quadtree_b"])
 def test_gradients_reach_every_parameter_that_is_used(attention: str, position: str):
     model = network(TREE, attention=attention, position=position).train()
-    left, right = pair(128, 256)
-    shape, generator = (1, 128, 256), torch.Generator().manual_seed(1)
-    disp = 40 * torch.rand(shape, generator=generator)
-    valid, occluded, occluded_right = (torch.rand(shape, generator=generator) < p for p in (0.8, 0.2, 0.2))
-    batch = Batch(left, right, disp, valid, occluded, occluded_right)
-    stereo_loss(model(left, right), batch, LossConfig())["total"].backward()
+    batch = random_batch(128, 256)
+    stereo_loss(model(batch.left, batch.right), batch, LossConfig())["total"].backward()
     silent = [name for name, p in model.named_parameters() if p.grad is None]
     assert silent == ["transformer.norm.weight", "transformer.norm.bias"]
     assert all(p.grad.isfinite().all() for p in model.parameters() if p.grad is not None)
