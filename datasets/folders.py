@@ -47,10 +47,13 @@ class Folders(FrameDataset):
     The name of a file in a folder is its stem; that of a file of a glob is what the wildcards stand for. Left and right names
     are all equal, or each differs from its partner in one word that says left or right (SIDES): "a_l" and "a_r", "imL7" and
     "imR7", "0007_0" and "0007_1". Disparities and masks have the name of their left image, which is also that of the frame.
-    Raises InputError when no pair of folders is found or more than one, for names without a partner or with two, and when a
-    file is selected as left and as right; reading a frame raises it for a damaged file, unequal sizes, a negative disparity, or
-    a mask with a third value.
+    In folders with equal names a name that one of them lacks is a missing file, of which MissingFilesError tells.
+    Raises InputError when no pair of folders is found or more than one, for other names without a partner or with two, and when
+    a file is selected as left and as right; reading a frame raises it for a damaged file, unequal sizes, a negative disparity,
+    or a mask with a third value.
     """
+
+    repair = "copy it again, or take its partner away"
 
     def __init__(
         self,
@@ -68,9 +71,11 @@ class Folders(FrameDataset):
         lefts, rights = (_select(root, choice, WRITABLE) for choice in (left, right))
         if twice := set(lefts.values()) & set(rights.values()):
             raise InputError(f"'{min(twice)}' is selected by left={left} and by right={right}; expected different files")
+        if lefts.keys() & rights.keys() and (root / left).is_dir() and (root / right).is_dir():
+            lefts, rights = _filled(lefts, rights, root / left), _filled(rights, lefts, root / right)
         partners = pair_names(lefts, rights)
-        disps = {} if disp is None else _of_each(lefts, _select(root, disp, DISPARITY_FILES), f"disp={disp}")
-        masks = {} if occluded is None else _of_each(lefts, _select(root, occluded, WRITABLE), f"occluded={occluded}")
+        disps = {} if disp is None else _of_each(lefts, root, disp, DISPARITY_FILES, f"disp={disp}")
+        masks = {} if occluded is None else _of_each(lefts, root, occluded, WRITABLE, f"occluded={occluded}")
         super().__init__(
             [
                 Frame(name or path.stem, path, rights[partners[name]], disps.get(name), occluded=masks.get(name))
@@ -167,8 +172,17 @@ def _names_in_glob(root: Path, glob: str) -> dict[Path, str]:
     return names
 
 
-def _of_each(lefts: dict[str, Path], files: dict[str, Path], option: str) -> dict[str, Path]:
-    """``files``. Raises InputError unless they have the names of the left images."""
+def _filled(files: dict[str, Path], others: dict[str, Path], folder: Path) -> dict[str, Path]:
+    """``files`` of a folder and, for each name that only ``others`` have, where its file would lie."""
+    suffix = next(iter(files.values())).suffix
+    return files | {name: folder / f"{name}{suffix}" for name in others if name not in files}
+
+
+def _of_each(lefts: dict[str, Path], root: Path, choice: str, kinds: Sequence[str], option: str) -> dict[str, Path]:
+    """The files that ``choice`` selects, by name. Raises InputError unless their names are those of the left images."""
+    files = _select(root, choice, kinds)
+    if (root / choice).is_dir() and files.keys() <= lefts.keys():
+        files = _filled(files, lefts, root / choice)
     if different := lefts.keys() ^ files.keys():
         found = f"{len(different)} names are of left images only or of {option} only: {_first_few(different)}"
         raise InputError(f"{found}; expected one file for each left image, of its name, or globs whose wildcards say the same")

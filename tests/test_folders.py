@@ -13,6 +13,7 @@ import pytest
 
 from datasets.base import open_dataset
 from datasets.folders import LAYOUTS, SIDES, Folders, pair_names
+from datasets.frames import MissingFilesError
 from datasets.manifest import Manifest, write_manifest
 from stereo.types import InputError
 
@@ -257,6 +258,20 @@ def test_genuine_files_in_the_folders_of_their_data_set():
     scenes = GENUINE / "middlebury" / "MiddEval3" / "trainingQ"
     (motorcycle,) = open_dataset(f"folders:{scenes}?left=*/im0.png&right=*/im1.png&disp=*/disp0GT.pfm")
     assert motorcycle.name == "Motorcycle" and motorcycle.disp.shape == (497, 741)
+
+
+def test_lost_files_of_folders_with_equal_names(tmp_path: Path):
+    kinds = {"left": ".png", "right": ".jpg", "disp": ".pfm", "occ": ".png"}
+    touch(tmp_path, *(f"{kind}/{name}{suffix}" for kind, suffix in kinds.items() for name in "abcdef"))
+    lost = [("a", "left/a.png"), ("b", "right/b.jpg"), ("c", "disp/c.pfm"), ("d", "occ/d.png"), ("e", "right/e.jpg")]
+    for _, file in lost:
+        (tmp_path / file).unlink()
+    with pytest.raises(MissingFilesError, match=r"is missing; a needs it, copy it again, .* \(5 such") as caught:
+        open_dataset(f"folders:{tmp_path}?disp=disp&occluded=occ")
+    assert sorted(caught.value.files) == [(name, tmp_path / file) for name, file in lost]
+    assert caught.value.rest.names == ("f",)
+    with pytest.raises(InputError, match="3 of 9 images have no partner: 'a', 'b', 'e'"):  # what a glob lacks has no place
+        Folders(tmp_path, "left/*", "right/*.jpg")
 
 
 @pytest.mark.parametrize("option", ["disp", "occluded"])
