@@ -10,7 +10,7 @@ from datasets.frames import Frame, FrameDataset, choose, find_files, first_folde
 from datasets.truth import check_size, read_coded
 from stereo.image_io import read_image
 
-PASSES = ("clean", "final")
+PASSES = ("final", "clean")
 WEIGHTS = (4, 1 / 64, 1 / 16384)  # px per unit of R, G, B
 
 
@@ -24,22 +24,25 @@ class Sintel(FrameDataset):
           occlusions/SCENE/frame_NNNN.png              not 0: covered in the right image
           outofframe/SCENE/frame_NNNN.png              not 0: beside the right image
 
-    images: one of PASSES. Occluded is what either mask has. A frame is called "sintel/SCENE/frame_NNNN".
+    images: one of PASSES; None takes the final one where it is there. Occluded is what either mask has.
+    A frame is called "sintel/SCENE/frame_NNNN".
     Raises InputError for another pass, when nothing is found, or when a frame lacks a file; reading a frame raises it for a
     damaged file, unequal sizes, or a disparity that is no colour picture.
     """
 
-    def __init__(self, root: str | Path, images: str = "final") -> None:
+    def __init__(self, root: str | Path, images: str | None = None) -> None:
         choose("images", images, PASSES, "Sintel")
-        left = first_folder(Path(root), [f"training/{images}_left", f"{images}_left"], f"{images} pass of Sintel")
-        base = left.parent
+        wanted = [name for name in PASSES if images in (None, name)]
+        folders = [f"{base}{name}_left" for name in wanted for base in ("training/", "")]
+        left = first_folder(Path(root), folders, f"{images or 'final or clean'} pass of Sintel")
+        base, right = left.parent, left.with_name(left.name.replace("left", "right"))
 
         def frame(path: Path) -> Frame:
             file = path.relative_to(left)
             return Frame(
                 name=f"sintel/{file.with_suffix('').as_posix()}",
                 left=path,
-                right=base / f"{images}_right" / file,
+                right=right / file,
                 disp=base / "disparities" / file,
                 occluded=base / "occlusions" / file,
                 also=(base / "outofframe" / file,),

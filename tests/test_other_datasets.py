@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import shutil
 from pathlib import Path
 
 import cv2
@@ -184,8 +185,14 @@ def test_sintel_passes(root: Path):
     write(root / "training" / "clean_left" / file, constant(99, 99, 99))
     assert open_dataset(f"sintel:{root}?images=clean")[0].left.max() == 99
     assert open_one("sintel", root).left.max() == 10
-    with pytest.raises(InputError, match="got images 'albedo' for Sintel, expected one of clean, final"):
+    with pytest.raises(InputError, match="got images 'albedo' for Sintel, expected one of final, clean"):
         open_dataset(f"sintel:{root}?images=albedo")
+    for view in ("left", "right"):
+        shutil.rmtree(root / "training" / f"final_{view}")
+    for folder in (root, root / "training"):
+        assert open_one("sintel", folder).left.max() == 99
+    with pytest.raises(InputError, match="no final pass of Sintel found"):
+        open_dataset(f"sintel:{root}?images=final")
 
 
 def test_scared_is_occluded_at_128_only(root: Path):
