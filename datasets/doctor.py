@@ -19,7 +19,7 @@ import numpy as np
 from tqdm import tqdm
 
 from datasets.base import DATASETS, StereoDataset
-from datasets.frames import MissingFilesError
+from datasets.frames import FrameDataset, MissingFilesError
 from datasets.truth import wxh
 from stereo.geometry import left_right_check, warp_right_to_left
 from stereo.types import InputError, Sample
@@ -89,6 +89,11 @@ class Opened(NamedTuple):
 
     dataset: StereoDataset
     missing: tuple[tuple[str, Path], ...] = ()
+
+    def files(self) -> frozenset[tuple[Path, ...]]:
+        """Those of every frame, where it is a data set that lists them."""
+        frames = self.dataset.frames if isinstance(self.dataset, FrameDataset) else ()
+        return frozenset(tuple(frame.files()) for frame in frames)
 
 
 def open_what_is_there(build: Callable[[], StereoDataset]) -> Opened:

@@ -12,6 +12,7 @@ import pytest
 
 from datasets.base import DATASETS
 from datasets.doctor import AS_STATED, OTHER_VIEW, SCALES, TURNED, ZERO, examine, facts_of, image_errors, recognise, spread
+from datasets.frames import FrameDataset
 from datasets.pairs import PairsDataset
 from datasets.procedural.dataset import render_sample
 from stereo.cli import main
@@ -312,6 +313,12 @@ def test_bare_images_are_checked_as_pairs(monkeypatch, capsys):
     assert "1 of 1 frames (a): 100% of the points lie further right" in capsys.readouterr().out
 
 
+def half_of_the_pairs(path: str) -> FrameDataset:
+    if not (found := list(Path(path).rglob("left.png"))):
+        raise InputError("nothing here")
+    return FrameDataset(PairsDataset(found[0].parents[2]).frames[:2])
+
+
 def test_a_folder_is_recognised_by_the_readers(root: Path, tmp_path: Path, monkeypatch, capsys):
     fits, missed = recognise(root)
     assert isinstance(fits["pairs"].dataset, PairsDataset)
@@ -322,18 +329,38 @@ def test_a_folder_is_recognised_by_the_readers(root: Path, tmp_path: Path, monke
     assert main(["check", str(root)]) == 0
     assert capsys.readouterr().out.startswith(f"pairs:{root}: 4 frames, 4 examined")
 
-    monkeypatch.setitem(DATASETS, "twin", PairsDataset)
     monkeypatch.setattr("datasets.doctor.DATASETS", {"pairs": PairsDataset, "twin": PairsDataset})
+    assert main(["check", str(root)]) == 0
+    same, first, *_ = capsys.readouterr().out.splitlines()
+    assert same == "pairs and twin read the same files here"
+    assert first.startswith(f"twin:{root}: 4 frames, 4 examined")
+
+    monkeypatch.setattr("datasets.doctor.DATASETS", {"pairs": PairsDataset, "half": half_of_the_pairs})
     assert main(["check", str(root), "--json"]) == 0
     captured = capsys.readouterr()
-    assert json.loads(captured.out)["fits"] == {"pairs": 4, "twin": 4}
+    assert json.loads(captured.out)["fits"] == {"pairs": 4, "half": 2}
     assert f"pairs:{root}   4 frames" in captured.err
 
     (tmp_path / "empty").mkdir()
     assert main(["check", str(tmp_path / "empty"), "--strict"]) == 2
     text = capsys.readouterr().out
     assert "is no data set that is known here; what was looked for:" in text
-    assert "no stereo pair found" in text
+    assert "\n  pairs no stereo pair found; looked for './left.png', './*/left.png', './*/*/left.png' (with right" in text
+    assert "\n  half  nothing here\n" in text
+
+
+def test_two_folders_are_checked_as_pairs(tmp_path: Path, honest, monkeypatch, capsys):
+    for sample in honest[:2]:
+        for view in ("left", "right"):
+            (tmp_path / view).mkdir(exist_ok=True)
+            write_image(tmp_path / view / f"{sample.name[-1]}.png", getattr(sample, view))
+    monkeypatch.chdir(tmp_path)
+    for left, right in (("left", "right"), (str(tmp_path / "left"), "../" + tmp_path.name + "/right")):
+        assert main(["check", left, right]) == 0
+        assert capsys.readouterr().out.startswith(f"{left} | {right}: 2 frames, 2 examined, 0 of them corrupt\n")
+    (tmp_path / "right" / "1.png").unlink()
+    assert main(["check", "left", "right", "--strict"]) == 2
+    assert f"  missing     {tmp_path}/right/1.png\n" in capsys.readouterr().out
 
 
 def test_what_is_neither_file_nor_data_set(capsys):

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import argparse
-import textwrap
 from collections import Counter
 from collections.abc import Iterable
 from dataclasses import asdict
@@ -27,6 +26,7 @@ from datasets.doctor import (
     some,
     spread,
 )
+from datasets.folders import Folders
 from stereo.cli.shared import say
 from stereo.image_io import read_image
 from stereo.inference.pair_check import examine_pair
@@ -35,11 +35,12 @@ from stereo.types import InputError
 BARS = 10  # at most so many
 BAR_WIDTH = 40  # characters
 MISSING_LINES = 20  # at most; --json has all
+REASON = 110  # characters of why a folder is not some data set, at most
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("what", help="a left image, a data set NAME:PATH, or a folder: which data set is it?")
-    parser.add_argument("right", nargs="?", help="the right image")
+    parser.add_argument("right", nargs="?", help="the right image; or two folders of images")
     parser.add_argument("--frames", type=int, default=8, help="of a data set, spread evenly over it (default: 8)")
     parser.add_argument("--all", action="store_true", help="every frame of a data set")
     parser.add_argument("--strict", action="store_true", help="exit code 2 when something is wrong")
@@ -53,12 +54,16 @@ def run(args: argparse.Namespace) -> dict[str, Any]:
     if args.frames < 1:
         raise InputError(f"got --frames {args.frames}, expected at least 1; --all examines every frame")
     path = Path(args.what)
-    if args.right is not None:
+    if args.right is not None and path.is_dir() and Path(args.right).is_dir():
+        build = partial(Folders, ".", str(path.absolute()), str(Path(args.right).absolute()))
+        lines, result = check_dataset(f"{args.what} | {args.right}", open_what_is_there(build), args)
+    elif args.right is not None:
         lines, result = check_pair(args.what, args.right)
     elif path.is_dir():
         lines, result = check_folder(path, args)
     elif path.is_file():
-        raise InputError(f"got one file, '{path}'; expected a left and a right image, NAME:PATH of a data set, or a folder")
+        expected = f"a left and a right image, a folder, NAME:PATH of a data set, or a list of pairs as manifest:{path}"
+        raise InputError(f"got one file, '{path}'; expected {expected}")
     else:
         lines, result = check_dataset(args.what, open_what_is_there(partial(open_dataset, args.what)), args)
     say(args, "\n".join([*lines, f"verdict: {result['wrong'] or 'nothing'} wrong"]))
@@ -77,18 +82,22 @@ def check_pair(left: str, right: str) -> tuple[list[str], dict[str, Any]]:
 
 
 def check_folder(path: Path, args: argparse.Namespace) -> tuple[list[str], dict[str, Any]]:
-    """Which data sets the folder is; when it is just one, that one is examined."""
+    """Which data sets the folder is; when it is just one, or they all read the same files, that is examined."""
     fits, missed = recognise(path)
-    if len(fits) == 1:
-        name = next(iter(fits))
-        return check_dataset(f"{name}:{path}", fits[name], args)
+    if fits and len({opened.files() for opened in fits.values()}) == 1:
+        *others, name = fits
+        lines, result = check_dataset(f"{name}:{path}", fits[name], args)
+        same = [f"{' and '.join((*others, name))} read the same files here"] if others else []
+        return [*same, *lines], result
     counts = {name: len(opened.dataset) for name, opened in fits.items()}
     result = {"folder": str(path), "fits": counts, "missed": missed}
     if fits:
         lines = [f"'{path}' can be opened in {len(fits)} ways; check the one that is meant:"]
         return [*lines, *(f"  {name}:{path}   {count} frames" for name, count in counts.items())], result | {"wrong": 0}
     lines = [f"WRONG: '{path}' is no data set that is known here; what was looked for:"]
-    lines += [f"  {name:16} {textwrap.shorten(why, 105, placeholder=' ...')}" for name, why in missed.items()]
+    width = max(map(len, missed))
+    whys = {name: why.replace(str(path.resolve()), ".") for name, why in missed.items()}
+    lines += [f"  {name:{width}} {why if len(why) <= REASON else why[:REASON] + ' ...'}" for name, why in whys.items()]
     return lines, result | {"wrong": 1}
 
 
