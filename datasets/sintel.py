@@ -11,6 +11,7 @@ from datasets.truth import check_size, read_coded
 from stereo.image_io import read_image
 
 PASSES = ("final", "clean")
+PUBLISHED = 1064  # frames
 WEIGHTS = (4, 1 / 64, 1 / 16384)  # px per unit of R, G, B
 
 
@@ -48,7 +49,8 @@ class Sintel(FrameDataset):
                 also=(base / "outofframe" / file,),
             )
 
-        super().__init__([frame(path) for path in find_files(left, ["*/frame_*.png"], "frame of Sintel")])
+        frames = [frame(path) for path in find_files(left, ["*/frame_*.png"], "frame of Sintel")]
+        super().__init__(frames, PUBLISHED)
 
     def read_disparity(self, path: Path, size: tuple[int, int]) -> tuple[np.ndarray, np.ndarray]:
         disp, _ = read_coded(path, size, WEIGHTS)

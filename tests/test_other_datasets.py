@@ -195,6 +195,15 @@ def test_sintel_passes(root: Path):
         open_dataset(f"sintel:{root}?images=final")
 
 
+def test_sintel_counts_its_frames(root: Path, caplog: pytest.LogCaptureFixture):
+    files = write_sintel(root)
+    for path in (*files, root / "training" / "outofframe" / "alley_1" / "frame_0001.png"):
+        path.with_name("frame_0002.png").write_bytes(path.read_bytes())
+    with caplog.at_level(logging.INFO):
+        assert len(open_dataset(f"sintel:{root}")) == 2
+    assert "2 frames are here, 1064 were published" in caplog.text
+
+
 def test_scared_is_occluded_at_128_only(root: Path):
     write_scared(root)
     assert open_one("scared", root).occluded is None
