@@ -9,6 +9,7 @@ import logging
 import re
 from collections import Counter, defaultdict
 from collections.abc import Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 from itertools import pairwise
 from pathlib import Path
@@ -48,6 +49,7 @@ COUNTS = {  # frames as published, before any list of unused ones
     (MONKAA, "TRAIN"): 8664,
     (DRIVING, "TRAIN"): 4400,
 }
+SIGN_TRIES = 5  # maps on each side of one that cannot be read
 _UNUSED_LINE = re.compile(r"(.+)/(?:left|right)/([^/]+)\.\w+")
 
 
@@ -70,7 +72,8 @@ class SceneFlow(FrameDataset):
     images: clean, final, or a folder's name such as frames_finalpass_webp, to be preferred where a pass is there twice. None
     takes the folder that ``root`` lies in, else the clean pass where there is one.
     sign: the program's is x_right = x_left - disp, disp >= 0. auto: a view whose maps have a median below 0 is negated, which
-    the log says; every tree and view is judged on its own, by its first, middle and last map. keep, flip: as stored, negated.
+    the log says; every tree and view is judged on its own, by its first, middle and last map, as far as these can be read.
+    keep, flip: as stored, negated.
     unused: what to do with all_unused_files.txt, the list of frames that DispNet was not trained on. None honours it where it
     lies in the image folder, the base or its parent; skip insists on it; keep reads all frames; else the path of such a list.
 
@@ -266,13 +269,18 @@ def _signs(frames: Sequence[Found], option: str) -> dict[Path, Sign]:
 
 
 def _sign(paths: Sequence[Path]) -> Sign:
-    """The sign that the first, middle and last of the maps agree on."""
-    samples = (paths[0], paths[len(paths) // 2], paths[-1])
-    below = []
-    for path in samples:
-        disp, valid = read_disparity(path)
-        below.append(bool(np.median(disp[valid]) < 0))
-    if any(below) and not all(below):
-        a, b = samples[below.index(True)], samples[below.index(False)]
-        raise InputError(f"'{a}' holds disparities below 0, '{b}' above; expected one sign in all maps of a view: convert some")
-    return Sign(below[0], samples[0])
+    """The sign that three maps agree on: the first, middle and last, or their neighbours where these cannot be read.
+
+    What is wrong with those, reading their frames will tell. Raises InputError for different signs.
+    """
+    below: dict[bool, Path] = {}
+    for start in (0, len(paths) // 2, len(paths) - 1):
+        for path in (*paths[start : start + SIGN_TRIES], *paths[max(0, start - SIGN_TRIES) : start]):
+            with suppress(InputError):
+                disp, valid = read_disparity(path)
+                below.setdefault(bool(np.median(disp[valid]) < 0), path)
+                break
+    if len(below) == 2:
+        expected = "expected one sign in all maps of a view: convert some"
+        raise InputError(f"'{below[True]}' holds disparities below 0, '{below[False]}' above; {expected}")
+    return Sign(True in below, next(iter(below.values()), None))

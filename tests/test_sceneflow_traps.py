@@ -93,6 +93,27 @@ def test_files_that_disagree_on_the_sign(tmp_path: Path):
         disparity(folder / f"{name}.pfm", int(name))
 
 
+@pytest.mark.parametrize("damaged", [(1, 10), (1, 2, 3, 10), (1, 5, 6, 10), (1, 2, 9, 10), (6,)])
+def test_maps_that_cannot_tell_the_sign_are_passed_over(tmp_path: Path, damaged: tuple[int, ...]):
+    """Each of them alone is refused when it is read; the others are read with the sign of the rest."""
+    for number in range(1, 11):
+        frame(tmp_path / "frames_cleanpass", tmp_path / "disparity", FLYING, f"{number:04d}", number)
+        disparity(tmp_path / "disparity" / FLYING / "left" / f"{number:04d}.pfm", -number)
+    for number in damaged:
+        path = tmp_path / "disparity" / FLYING / "left" / f"{number:04d}.pfm"
+        if number % 2:
+            path.write_bytes(path.read_bytes()[:-4])
+        else:
+            disparity(path, np.nan)  # a map that knows no pixel is refused too
+    dataset = FlyingThings3D(tmp_path)
+    for number in range(1, 11):
+        if number in damaged:
+            with pytest.raises(InputError, match=rf"{number:04d}.pfm'.* (truncated or damaged|no known value)"):
+                dataset[number - 1]
+        else:
+            assert (dataset[number - 1].disp == number).all()
+
+
 # ---------------------------------------------------------------------------------------------------------------------
 # Unused frames, partners, counts
 
