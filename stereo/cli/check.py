@@ -84,6 +84,8 @@ def check_pair(left: str, right: str) -> tuple[list[str], dict[str, Any]]:
 def check_folder(path: Path, args: argparse.Namespace) -> tuple[list[str], dict[str, Any]]:
     """Which data sets the folder is; when it is just one, or they all read the same files, that is examined."""
     fits, missed = recognise(path)
+    if len(fits) > 1:
+        fits.pop("folders", None)  # whatever else fits knows more about the same images
     if fits and len({opened.files() for opened in fits.values()}) == 1:
         *others, name = fits
         lines, result = check_dataset(f"{name}:{path}", fits[name], args)
