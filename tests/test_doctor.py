@@ -17,7 +17,7 @@ from datasets.pairs import PairsDataset
 from datasets.procedural.dataset import render_sample
 from stereo.cli import main
 from stereo.cli.check import histogram
-from stereo.image_io import write_image, write_pfm
+from stereo.image_io import write_disparity_png16, write_image, write_pfm
 from stereo.types import InputError, Sample
 
 SHARED = Path(__file__).resolve().parents[2] / "shared" / "data"
@@ -347,6 +347,22 @@ def test_a_folder_is_recognised_by_the_readers(root: Path, tmp_path: Path, monke
     assert "is no data set that is known here; what was looked for:" in text
     assert "\n  pairs no stereo pair found; looked for './left.png', './*/left.png', './*/*/left.png' (with right" in text
     assert "\n  half  nothing here\n" in text
+
+
+def test_plain_folders_give_way_to_a_data_set_that_knows_more(tmp_path: Path, honest, capsys):
+    """KITTI's image_2 and image_3 are a left and a right folder too, without the truth beside them."""
+    base = tmp_path / "training"
+    for folder, values in (("image_2", honest[0].left), ("image_3", honest[0].right)):
+        (base / folder).mkdir(parents=True)
+        write_image(base / folder / "000000_10.png", values)
+    assert main(["check", str(base)]) == 0
+    assert capsys.readouterr().out.startswith(f"folders:{base}: 1 frames, 1 examined")
+    (base / "disp_occ_0").mkdir()
+    write_disparity_png16(base / "disp_occ_0" / "000000_10.png", honest[0].disp)
+    assert main(["check", str(base)]) == 0
+    same, first, *_ = capsys.readouterr().out.splitlines()
+    assert same == "kitti2012 and kitti2015 read the same files here"
+    assert first.startswith(f"kitti2015:{base}: 1 frames, 1 examined")
 
 
 def test_two_folders_are_checked_as_pairs(tmp_path: Path, honest, monkeypatch, capsys):
