@@ -39,6 +39,9 @@ class ModelConfig(AttentionConfig):
     layers: int = 3  # T, each one self layer and one cross layer
     heads: int = 4
     expansion: int = 2  # hidden width of the feed-forward part, in units of C
+    matching: str = "dense"  # sparse: over what a descent of the quadtree finds; dense: over all pairs of a row
+    match_levels: int = 3  # of that descent
+    match_topk: int = 12  # keys kept per token and level; twice as many matches are looked at
     sinkhorn_iterations: int = 4
 
 

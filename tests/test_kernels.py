@@ -162,26 +162,44 @@ def test_gradcheck(backend: str, repeats: str, layout: str) -> None:
     assert torch.autograd.gradcheck(lambda w, v: module.gather_values(w, v, index), (weights, v))
 
 
+def keys_of(width: int) -> Tensor:
+    return torch.empty(1, 1, 1, 1, 1).expand(1, 1, width, 1, 4)
+
+
 @pytest.mark.parametrize("name", BACKENDS)
 @pytest.mark.parametrize("key_width", [1, MATMUL_MAX_WIDTH + 1])
 def test_a_named_backend_is_taken_at_any_width(name: str, key_width: int) -> None:
-    assert kernels.select(name, key_width) is BACKENDS[name]
+    assert kernels.select(name, keys_of(key_width)) is BACKENDS[name]
 
 
 @pytest.mark.parametrize(
     ("key_width", "expected"),
     [(1, matmul), (MATMUL_MAX_WIDTH, matmul), (MATMUL_MAX_WIDTH + 1, reference), (100 * MATMUL_MAX_WIDTH, reference)],
 )
-def test_auto_picks_by_width(key_width: int, expected: object) -> None:
-    assert kernels.select("auto", key_width) is expected
+def test_without_cpp_auto_picks_by_width(monkeypatch: pytest.MonkeyPatch, key_width: int, expected: object) -> None:
+    monkeypatch.setattr(kernels.cpp, "available", lambda: "there is no compiler")
+    assert kernels.select("auto", keys_of(key_width)) is expected
+    assert kernels.fused("auto", keys_of(key_width)) is None
 
 
-def test_auto_says_once_what_it_chose(caplog: pytest.LogCaptureFixture) -> None:
+@pytest.mark.parametrize("key_width", [1, 100 * MATMUL_MAX_WIDTH])
+def test_auto_takes_cpp_where_it_can(monkeypatch: pytest.MonkeyPatch, key_width: int) -> None:
+    monkeypatch.setattr(kernels.cpp, "available", lambda: "")
+    assert kernels.select("auto", keys_of(key_width)) is kernels.cpp
+    assert kernels.fused("auto", keys_of(key_width)) is kernels.cpp
+    for elsewhere in (keys_of(key_width).half(), keys_of(key_width).to("meta")):
+        assert kernels.select("auto", elsewhere) is not kernels.cpp
+
+
+def test_auto_says_once_what_it_chose_and_why(monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture) -> None:
+    monkeypatch.setattr(kernels.cpp, "available", lambda: "there is no compiler")
     kernels._announce.cache_clear()  # another test may have made it speak already
     with caplog.at_level(logging.INFO, logger="stereo.kernels"):
         for key_width in (7, 8, 7):
-            kernels.select("auto", key_width)
-    assert [record.getMessage().split(" (")[0] for record in caplog.records] == ["kernel backend: matmul"]
+            kernels.select("auto", keys_of(key_width))
+    assert [record.getMessage() for record in caplog.records] == [
+        f"kernel backend: matmul (auto: rows of <= {MATMUL_MAX_WIDTH} keys, and there is no compiler)"
+    ]
 
 
 ALLOWED = ", ".join(sorted(["auto", *BACKENDS]))
@@ -189,9 +207,9 @@ ALLOWED = ", ".join(sorted(["auto", *BACKENDS]))
 
 def test_an_unknown_backend_names_the_near_matches() -> None:
     with pytest.raises(InputError, match=rf"'matmull': expected one of {ALLOWED}; did you mean matmul\?$"):
-        kernels.select("matmull", 7)
+        kernels.select("matmull", keys_of(7))
 
 
 def test_an_unknown_backend_unlike_any_lists_what_is_allowed() -> None:
     with pytest.raises(InputError, match=rf"'zzz': expected one of {ALLOWED}$"):
-        kernels.select("zzz", 7)
+        kernels.select("zzz", keys_of(7))

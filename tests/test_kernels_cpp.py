@@ -10,7 +10,7 @@ import pytest
 import torch
 from torch import Tensor
 
-from stereo.kernels import cpp, reference
+from stereo.kernels import build, cpp, reference
 from stereo.types import InputError
 
 WIDTHS = [1, 2, 7, 31, 32, 33, 100]
@@ -233,7 +233,7 @@ def test_other_devices_are_refused():
 def test_missing_compiler_is_one_clear_line(monkeypatch, tmp_path, setting, value, reason):
     monkeypatch.setenv("STEREO_CACHE", str(tmp_path))
     monkeypatch.setenv(setting, value)
-    monkeypatch.setattr(cpp, "_load", cpp._load.__wrapped__)  # the answer of this process is already cached
+    monkeypatch.setattr(cpp, "_load", build.load.__wrapped__)  # the answer of this process is already cached
     q, k, _, _, index, _, _ = make_inputs(2, 2, 4)
     with pytest.raises(InputError, match=reason) as caught:
         cpp.gather_scores(q, k, index)
@@ -242,12 +242,14 @@ def test_missing_compiler_is_one_clear_line(monkeypatch, tmp_path, setting, valu
 
 
 def test_failed_build_is_one_clear_line(monkeypatch, tmp_path):
-    source = tmp_path / "broken.cpp"
-    source.write_text("int broken( {\n")
+    sources = tmp_path / "sources"
+    sources.mkdir()
+    (sources / "broken.cpp").write_text("int broken( {\n")
     monkeypatch.setenv("STEREO_CACHE", str(tmp_path))
-    monkeypatch.setattr(cpp, "SOURCE", source)
-    reason = cpp._load.__wrapped__()
-    assert reason.startswith("building broken.cpp failed (")
+    monkeypatch.setattr(build, "FOLDER", sources)
+    reason = build.load.__wrapped__()
+    assert reason.startswith("building the C++ kernels failed (")
+    assert "broken.cpp" in reason
     assert "error:" in reason
     assert "kernel=reference" in reason
     assert "\n" not in reason

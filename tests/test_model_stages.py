@@ -141,7 +141,7 @@ def test_window_disparity_of_a_one_hot_plan_is_exact():
     for right in range(width):
         mass = torch.zeros(1, 1, width, width)
         mass[..., right] = 1
-        disp, inside = window_disparity(mass, torch.arange(width))
+        disp, inside = window_disparity(mass, torch.arange(width), torch.arange(width).expand(mass.shape))
         assert disp[0, 0].tolist() == [max(left - right, 0) for left in range(width)]
         assert inside.eq(1).all()
 
@@ -158,7 +158,8 @@ def test_window_disparity_of_a_one_hot_plan_is_exact():
     ],
 )
 def test_window_disparity_by_hand(row: list, query: int, disp: float, inside: float):
-    found, mass = window_disparity(torch.tensor(row).expand(1, 1, 1, 5), torch.tensor([query]))
+    columns = torch.arange(5).expand(1, 1, 1, 5)
+    found, mass = window_disparity(torch.tensor(row).expand(1, 1, 1, 5), torch.tensor([query]), columns)
     assert found.item() == pytest.approx(disp, abs=1e-6)
     assert mass.item() == pytest.approx(inside, abs=1e-6)
 

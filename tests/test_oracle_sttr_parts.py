@@ -131,7 +131,7 @@ def head(**changes) -> Sttr:
 def test_oracle_window_regression():
     case = Case("regression_parts")
     plan = case["lr.attn"]
-    moment, mass = window_sums(plan, torch.arange(plan.shape[-1]))
+    moment, mass = window_sums(plan, torch.arange(plan.shape[-1]), torch.arange(plan.shape[-1]).expand(plan.shape))
     disp, occlusion = head().regress(moment, mass)
     case.check("lr.disp_noocc", disp, atol=1e-5)
     case.check("lr.norm_noocc", 1 - occlusion[..., None], atol=1e-6)

@@ -53,11 +53,12 @@ class Rotary:
 
         The product of a rotated query and a rotated key depends on the columns only through their difference.
         """
-        pairs = self.frequencies.numel()
-        angle = columns[:, None].to(torch.float32) * self.frequencies.to(torch.float32)  # (W, pairs)
-        cos, sin = angle.cos().to(x.dtype)[:, None], angle.sin().to(x.dtype)[:, None]  # (W, 1, pairs)
-        a, b, rest = x[..., :pairs], x[..., pairs : 2 * pairs], x[..., 2 * pairs :]
-        return torch.cat([a * cos - b * sin, a * sin + b * cos, rest], dim=-1)
+        return reference.turned(x, self.turns(columns))
+
+    def turns(self, columns: Tensor) -> Tensor:
+        """(2, W, pairs) float32: cosines and sines of column * frequency."""
+        angle = columns[:, None].to(torch.float32) * self.frequencies.to(torch.float32)
+        return torch.stack([angle.cos(), angle.sin()])
 
     def terms(self, q: Tensor, k: Tensor, query_columns: Tensor, key_columns: Tensor, candidates: Tensor | None = None) -> None:
         return None

@@ -7,15 +7,16 @@ but a query looks only into its own row of each level: 2K candidates, linear in 
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from stereo import kernels
 from stereo.attention.contract import check_inputs, check_key_mask, columns_of, masked_softmax
-from stereo.attention.position import Position
+from stereo.attention.position import Position, Rotary
 from stereo.attention.sparse import KeyGrid, allowed_candidates, candidate_scores, candidate_values, child_nodes
 from stereo.attention.tree import Pyramid, effective_levels, to_children
 
@@ -74,7 +75,9 @@ class Quadtree(nn.Module):
         check_inputs(self.scopes, q, k, v, scope, side)
         check_key_mask(key_mask, k)
         levels = effective_levels(self.levels, KeyGrid.of(k, scope))
-        return self.attend(Pyramid.pooled(q, k, v, levels, self.pool == "mean_max", key_mask), scope, side, position)
+        fast = kernels.fused(self.kernel, k)
+        pool = None if fast is None else fast.pool
+        return self.attend(Pyramid.pooled(q, k, v, levels, self.pool == "mean_max", key_mask, pool), scope, side, position)
 
     def attend(self, tree: Pyramid, scope: str = "row", side: Tensor | None = None, position: Position | None = None) -> Tensor:
         """The message (B, H, W, heads, d) from a pyramid that may have been pooled in any way."""
@@ -175,8 +178,26 @@ class QuadtreeB(Quadtree):
         self.lepe_channels = lepe_channels
 
     def attend(self, tree: Pyramid, scope: str = "row", side: Tensor | None = None, position: Position | None = None) -> Tensor:
-        message = super().attend(tree, scope, side, position)
+        fast = kernels.fused(self.kernel, tree.keys[0])
+        alone = scope == "row" and tree.visible is None
+        # Other codes of position than the rotary one add terms to the scores.
+        if fast is not None and alone and (position is None or isinstance(position, Rotary)):
+            message = self._descend(tree, side, position, fast.quadtree_level)
+        else:
+            message = super().attend(tree, scope, side, position)
         return message + self._local(tree) if self.lepe_channels else message
+
+    def _descend(self, tree: Pyramid, side: Tensor | None, position: Rotary | None, quadtree_level: Callable) -> Tensor:
+        """What ``walk`` and the sum of its messages give, one pass per level; see stereo.kernels.reference.quadtree_level."""
+        shares = self.level_shares(len(tree.keys))
+        message = chosen = None
+        for number in reversed(range(len(tree.keys))):
+            q, k, v = tree.queries[number], tree.keys[number], tree.values[number]
+            turns = position and tuple(position.turns(_centres(x, number, "row")) for x in (q, k))
+            topk = self.topk[number] if number > 0 else 0
+            message, chosen = quadtree_level(q, k, v, chosen, message, shares[number], side, topk, turns)
+        assert message is not None  # there is always the finest level
+        return message
 
     def weigh(self, scores: Tensor, allowed: Tensor, parent: Level | None, masked: bool) -> Tensor:
         return masked_softmax(scores, allowed, may_be_empty=masked)

@@ -82,12 +82,12 @@ def candidate_scores(
 
     columns: of the tokens of as_rows(q) and as_rows(k), in finest tokens.
     """
-    backend = kernels.select(kernel, KeyGrid.of(k, scope).count)
     q, k, index = (as_rows(x, scope) for x in (q, k, existing))
+    backend = kernels.select(kernel, k)
     terms = None
     if position is not None:
         q, k = (position.encode(x, at) for x, at in zip((q, k), columns, strict=True))
-        if backend is kernels.matmul:  # whole rows are its way: on short ones a product is cheaper than gathering
+        if backend is not kernels.reference and k.shape[2] <= kernels.MATMUL_MAX_WIDTH:  # there a product beats gathering
             whole = position.terms(q, k, *columns)
             terms = None if whole is None else whole.gather(-1, index)
         else:
@@ -98,6 +98,6 @@ def candidate_scores(
 
 def candidate_values(weights: Tensor, v: Tensor, existing: Tensor, scope: str, kernel: str) -> Tensor:
     """Values of the candidates times their weights -> (B, H, W, heads, d)."""
-    backend = kernels.select(kernel, KeyGrid.of(v, scope).count)
-    message = backend.gather_values(*(as_rows(x, scope) for x in (weights, v, existing)))
-    return message.view(*weights.shape[:-1], v.shape[-1])
+    weights, v, index = (as_rows(x, scope) for x in (weights, v, existing))
+    message = kernels.select(kernel, v).gather_values(weights, v, index)
+    return message.view(*existing.shape[:-1], v.shape[-1])

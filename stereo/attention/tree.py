@@ -5,6 +5,7 @@ Levels are numbered finest first: level 0 holds tokens, a node of level l + 1 st
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass
 
 import torch.nn.functional as F
@@ -72,15 +73,30 @@ class Pyramid:
     visible: list[Tensor] | None = None
 
     @classmethod
-    def pooled(cls, q: Tensor, k: Tensor, v: Tensor, levels: int, with_max: bool, key_mask: Tensor | None = None) -> Pyramid:
-        """``with_max`` concerns queries and keys, which are compared; values are always averaged."""
+    def pooled(
+        cls,
+        q: Tensor,
+        k: Tensor,
+        v: Tensor,
+        levels: int,
+        with_max: bool,
+        key_mask: Tensor | None = None,
+        pool: Callable[[Tensor, bool], Tensor] | None = None,
+    ) -> Pyramid:
+        """``with_max`` concerns queries and keys, which are compared; values are always averaged.
+
+        pool: does what ``pool_grid`` does without a mask, faster.
+        """
         masks = None if key_mask is None else [key_mask]
+        unmasked = pool or pool_grid
         queries, keys, values = [q * q.shape[-1] ** -0.5], [k], [v]
         for _ in range(levels - 1):
-            visible = None if masks is None else masks[-1]
-            queries.append(pool_grid(queries[-1], with_max))
-            keys.append(pool_grid(keys[-1], with_max, visible))
-            values.append(pool_grid(values[-1], False, visible))
-            if masks is not None:
+            queries.append(unmasked(queries[-1], with_max))
+            if masks is None:
+                keys.append(unmasked(keys[-1], with_max))
+                values.append(unmasked(values[-1], False))
+            else:
+                keys.append(pool_grid(keys[-1], with_max, masks[-1]))
+                values.append(pool_grid(values[-1], False, masks[-1]))
                 masks.append(pool_mask(masks[-1]))
         return cls(queries, keys, values, masks)

@@ -6,11 +6,14 @@ import functools
 import logging
 from types import ModuleType
 
+from torch import Tensor
+
 from stereo.config import near_matches
 from stereo.kernels import cpp, matmul, reference
 from stereo.types import InputError
 
 BACKENDS: dict[str, ModuleType] = {"reference": reference, "matmul": matmul, "cpp": cpp}
+FUSED = (cpp,)  # those that do a whole level in one pass
 
 # Above this many key columns the dense product of `matmul` costs more than gathering a dozen keys per query.
 MATMUL_MAX_WIDTH = 512
@@ -21,12 +24,34 @@ def _announce(choice: str, reason: str) -> None:
     logging.getLogger(__name__).info("kernel backend: %s (%s)", choice, reason)
 
 
-def select(name: str, key_width: int) -> ModuleType:
-    """The backend module for rows of ``key_width`` keys. Raises InputError for an unknown name."""
-    if name == "auto":
-        short = key_width <= MATMUL_MAX_WIDTH
-        _announce("matmul" if short else "reference", f"auto: rows of {'<=' if short else '>'} {MATMUL_MAX_WIDTH} keys")
-        return matmul if short else reference
-    if name not in BACKENDS:
-        raise InputError(f"unknown kernel backend '{name}': {near_matches(name, ['auto', *BACKENDS])}")
-    return BACKENDS[name]
+def select(name: str, keys: Tensor) -> ModuleType:
+    """The backend module for keys (B, H, Wk, heads, d). Raises InputError for an unknown name.
+
+    auto: the C++ kernels where they can be had, else `matmul` on short rows and `reference` on long ones.
+    """
+    if name != "auto":
+        if name not in BACKENDS:
+            raise InputError(f"unknown kernel backend '{name}': {near_matches(name, ['auto', *BACKENDS])}")
+        return BACKENDS[name]
+    reason = _why_not_cpp(keys)
+    if not reason:
+        _announce("cpp", "auto: on a CPU")
+        return cpp
+    short = keys.shape[2] <= MATMUL_MAX_WIDTH
+    rows = f"rows of {'<=' if short else '>'} {MATMUL_MAX_WIDTH} keys"
+    _announce("matmul" if short else "reference", f"auto: {rows}, and {reason}")
+    return matmul if short else reference
+
+
+def _why_not_cpp(keys: Tensor) -> str:
+    if keys.device.type != "cpu":
+        return f"the C++ kernels are for CPUs, not for {keys.device.type}"
+    if keys.dtype not in cpp.DTYPES:
+        return f"the C++ kernels know {', '.join(str(x).removeprefix('torch.') for x in cpp.DTYPES)}, not {keys.dtype}"
+    return cpp.available()
+
+
+def fused(name: str, keys: Tensor) -> ModuleType | None:
+    """The backend that does a whole level of the tree in one pass, if the one that ``select`` gives does."""
+    backend = select(name, keys)
+    return backend if backend in FUSED else None

@@ -1,29 +1,21 @@
-"""The gather primitives in C++ for the CPU, with their own backward. Signatures: stereo/kernels/reference.py.
+"""The kernels in C++ for the CPU, each with its own backward, as torch custom operators (torch.ops.stereo_cpu).
 
-Plain PyTorch must write out every gathered key (M times the size of k) and its backward is a serial scatter; gather_cpu.cpp
-does neither. It is compiled on first use, for this very CPU, and kept in a cache folder, so only the first run pays for it.
+Plain PyTorch must write out every gathered key (M times the size of k) and its backward is a serial scatter; these do neither.
+Signatures: stereo/kernels/reference.py. Sources: stereo/kernels/cpu. Compiled on first use: stereo/kernels/build.py.
 """
 
 from __future__ import annotations
 
 import functools
-import hashlib
-import logging
-import os
-import platform
-import shutil
-import sys
-import tempfile
-from pathlib import Path
+from typing import Any
 
 import torch
 from torch import Tensor
 
+from stereo.kernels import build, reference
 from stereo.types import InputError
 
-SOURCE = Path(__file__).with_name("gather_cpu.cpp")
-FLAGS = ("-O3", "-march=native", "-fopenmp", "-fno-math-errno", "-fno-trapping-math", "-Wno-psabi")
-INSTALL = "install g++ or use kernel=reference"
+DTYPES = (torch.float32, torch.bfloat16, torch.float64)
 
 
 def available() -> str:
@@ -33,115 +25,131 @@ def available() -> str:
 
 def gather_scores(q: Tensor, k: Tensor, index: Tensor) -> Tensor:
     q, k = _prepare(q, k)
-    return _Scores.apply(q, k, index)
+    return torch.ops.stereo_cpu.scores(q, k, index)
 
 
 def gather_values(weights: Tensor, v: Tensor, index: Tensor) -> Tensor:
     weights, v = _prepare(weights, v)
-    return _Values.apply(weights, v, index)
+    return torch.ops.stereo_cpu.values(weights, v, index)
 
 
-class _Scores(torch.autograd.Function):
-    @staticmethod
-    def forward(ctx, q: Tensor, k: Tensor, index: Tensor) -> Tensor:
-        ctx.save_for_backward(q, k, index)
-        return torch.ops.stereo_gather.scores(q, k, index)
-
-    @staticmethod
-    @torch.autograd.function.once_differentiable
-    def backward(ctx, grad: Tensor):
-        need_q, need_k, _ = ctx.needs_input_grad
-        return *torch.ops.stereo_gather.scores_backward(grad, *ctx.saved_tensors, need_q, need_k), None
+def pool(x: Tensor, with_max: bool) -> Tensor:
+    (x,) = _prepare(x)
+    return torch.ops.stereo_cpu.pool(x, with_max)
 
 
-class _Values(torch.autograd.Function):
-    @staticmethod
-    def forward(ctx, weights: Tensor, v: Tensor, index: Tensor) -> Tensor:
-        ctx.save_for_backward(weights, v, index)
-        return torch.ops.stereo_gather.values(weights, v, index)
+def quadtree_level(
+    q: Tensor,
+    k: Tensor,
+    v: Tensor,
+    parent: Tensor | None,
+    coarse: Tensor | None,
+    share: Tensor,
+    side: Tensor | None,
+    topk: int,
+    turns: tuple[Tensor, Tensor] | None,
+) -> tuple[Tensor, Tensor]:
+    q, k, v, *rest = _prepare(q, k, v, *([] if coarse is None else [coarse]))
+    coarse = rest[0] if rest else None
+    wide = torch.promote_types(q.dtype, torch.float32)
+    turn_q, turn_k = (None, None) if turns is None else (x.to(wide) for x in turns)
+    return torch.ops.stereo_cpu.level(q, k, v, parent, coarse, share, side, topk, turn_q, turn_k)
 
-    @staticmethod
-    @torch.autograd.function.once_differentiable
-    def backward(ctx, grad: Tensor):
-        need_weights, need_v, _ = ctx.needs_input_grad
-        return *torch.ops.stereo_gather.values_backward(grad, *ctx.saved_tensors, need_weights, need_v), None
 
-
-def _prepare(a: Tensor, b: Tensor) -> tuple[Tensor, Tensor]:
-    """Both in the dtype a matmul would take: autocast's when that is on (it leaves float64 alone), else the wider one."""
+def _prepare(*tensors: Tensor) -> tuple[Tensor, ...]:
+    """All in the dtype a matmul would take: autocast's when that is on (it leaves float64 alone), else the widest one."""
     reason = _load()
     if reason:
         raise InputError(f"kernel=cpp is not available: {reason}")
-    if a.device.type != "cpu" or b.device.type != "cpu":
-        raise InputError(f"kernel=cpp works on CPU tensors, got {a.device} and {b.device}; use kernel=auto")
-    common = torch.promote_types(a.dtype, b.dtype)
+    if any(x.device.type != "cpu" for x in tensors):
+        devices = sorted({str(x.device) for x in tensors})
+        raise InputError(f"kernel=cpp works on CPU tensors, got {' and '.join(devices)}; use kernel=auto")
+    common = functools.reduce(torch.promote_types, (x.dtype for x in tensors))
     if common != torch.float64 and torch.is_autocast_enabled("cpu"):
         common = torch.get_autocast_dtype("cpu")
-    return a.to(common), b.to(common)
+    return tuple(x.to(common) for x in tensors)
 
 
 @functools.cache
 def _load() -> str:
-    """Register torch.ops.stereo_gather, building it if the cache lacks it. Returns the reason when that fails.
-
-    The name of the library carries all it depends on, so a stale one is never picked up. It is built in a folder of its own
-    and moved into place: no lock that a killed build could leave behind, and of two builds at once the last one wins.
-    """
-    if sys.platform != "linux":
-        return f"it is built on Linux only, this is {sys.platform}; use kernel=reference"
-    try:
-        library = _cache_folder() / f"stereo_gather_{_key()}.so"
-        if library.exists():
-            torch.ops.load_library(str(library))
-            return ""
-        compiler = os.environ.get("CXX", "c++")
-        if shutil.which(compiler) is None:
-            return f"'{compiler}' not found; {INSTALL}"
-        if shutil.which("ninja") is None:
-            return "'ninja' not found; install ninja or use kernel=reference"
-        _build(library)
-    except Exception as error:  # whatever a compiler, loader or file system can think of: the caller needs one line
-        return f"building {SOURCE.name} failed ({_first_error(str(error))}); {INSTALL}"
-    return ""
+    """Build, load, and tell PyTorch shapes and gradients of the operators. Returns the reason when that fails."""
+    reason = build.load()
+    if not reason:
+        _register()
+    return reason
 
 
-def _build(library: Path) -> None:
-    from torch.utils import cpp_extension  # slow to import, needed by the first run only
-
-    logging.getLogger(__name__).info("building the C++ kernels (once, about half a minute): %s", library)
-    library.parent.mkdir(parents=True, exist_ok=True)
-    with tempfile.TemporaryDirectory(dir=library.parent, prefix="build_") as folder:
-        cpp_extension.load(
-            name=library.stem,
-            sources=[str(SOURCE)],
-            extra_cflags=list(FLAGS),
-            extra_ldflags=["-fopenmp"],
-            build_directory=folder,
-            is_python_module=False,
-            verbose=False,
-        )
-        (Path(folder) / library.name).replace(library)
-
-
-def _cache_folder() -> Path:
-    chosen = os.environ.get("STEREO_CACHE") or os.environ.get("TORCH_EXTENSIONS_DIR")
-    if chosen:
-        return Path(chosen).expanduser()
-    return Path(os.environ.get("XDG_CACHE_HOME") or "~/.cache").expanduser() / "torch_extensions"
+def _register() -> None:
+    """Shapes of the results for tracing (torch.compile, export), and gradients."""
+    for name, fake in (("scores", _fake_scores), ("values", _fake_values), ("pool", _fake_pool), ("level", _fake_level)):
+        torch.library.register_fake(f"stereo_cpu::{name}", fake)
+    for name, backward, save in (
+        ("scores", _scores_backward, _save_all),
+        ("values", _values_backward, _save_all),
+        ("pool", _pool_backward, _save_pool),
+        ("level", _level_backward, _save_level),
+    ):
+        torch.library.register_autograd(f"stereo_cpu::{name}", backward, setup_context=save)
+    for name in ("scores", "values"):  # two gradients like the two inputs, whichever are asked for
+        torch.library.register_fake(f"stereo_cpu::{name}_backward", lambda grad, a, b, *_: (_like(a), _like(b)))
+    torch.library.register_fake("stereo_cpu::pool_backward", lambda grad, x, with_max: _like(x))
+    torch.library.register_fake(
+        "stereo_cpu::level_backward",
+        lambda grad, q, k, v, parent, share, *_: (_like(q), _like(k), _like(v), _like(share)),
+    )
 
 
-def _key() -> str:
-    """Source, flags, torch and CPU: -march=native code from another machine on a shared home folder would crash here."""
-    try:
-        lines = Path("/proc/cpuinfo").read_text().splitlines()
-    except OSError:
-        lines = []
-    cpu = next((line for line in lines if line.startswith(("flags", "Features"))), "")
-    parts = (SOURCE.read_text(), *FLAGS, torch.__version__, platform.machine(), " ".join(sorted(cpu.split())))
-    return hashlib.sha256("\0".join(parts).encode()).hexdigest()[:16]
+def _like(x: Tensor) -> Tensor:
+    return x.new_empty(x.shape)
 
 
-def _first_error(text: str) -> str:
-    """The line of a build log that says what is wrong."""
-    lines = [line.strip() for line in text.splitlines() if line.strip()] or ["no message"]
-    return next((line for line in lines if "error:" in line), lines[0])
+def _fake_scores(q: Tensor, k: Tensor, index: Tensor) -> Tensor:
+    return k.new_empty(index.shape)
+
+
+def _fake_values(weights: Tensor, v: Tensor, index: Tensor) -> Tensor:
+    return v.new_empty((*index.shape[:4], v.shape[-1]))
+
+
+def _fake_pool(x: Tensor, with_max: bool) -> Tensor:
+    B, H, W, heads, d = x.shape
+    return x.new_empty((B, (H + 1) // 2, (W + 1) // 2, heads, d))
+
+
+def _fake_level(q, k, v, parent, coarse, share, side, topk, turn_q, turn_k) -> tuple[Tensor, Tensor]:
+    kept = min(topk, k.shape[2] if parent is None else 2 * parent.shape[-1])
+    return _like(q), q.new_empty((*q.shape[:4], kept), dtype=torch.int32)
+
+
+def _save_all(ctx: Any, inputs: tuple, output: Any) -> None:
+    ctx.save_for_backward(*inputs)
+
+
+def _save_pool(ctx: Any, inputs: tuple, output: Any) -> None:
+    x, ctx.with_max = inputs
+    ctx.save_for_backward(x)
+
+
+def _save_level(ctx: Any, inputs: tuple, output: Any) -> None:
+    q, k, v, parent, _coarse, share, side, _topk, turn_q, turn_k = inputs
+    ctx.save_for_backward(q, k, v, parent, share, side, turn_q, turn_k)
+
+
+def _scores_backward(ctx: Any, grad: Tensor) -> tuple:
+    need_q, need_k, _ = ctx.needs_input_grad
+    return *torch.ops.stereo_cpu.scores_backward(grad, *ctx.saved_tensors, need_q, need_k), None
+
+
+def _values_backward(ctx: Any, grad: Tensor) -> tuple:
+    need_weights, need_v, _ = ctx.needs_input_grad
+    return *torch.ops.stereo_cpu.values_backward(grad, *ctx.saved_tensors, need_weights, need_v), None
+
+
+def _pool_backward(ctx: Any, grad: Tensor) -> tuple:
+    return torch.ops.stereo_cpu.pool_backward(grad, *ctx.saved_tensors, ctx.with_max), None
+
+
+def _level_backward(ctx: Any, grad: Tensor, _chosen: Any) -> tuple:
+    grad_q, grad_k, grad_v, grad_share = torch.ops.stereo_cpu.level_backward(grad, *ctx.saved_tensors)
+    coarse = reference.sum_of_children(grad) if ctx.needs_input_grad[4] else None
+    return grad_q, grad_k, grad_v, None, coarse, grad_share, None, None, None, None

@@ -10,7 +10,7 @@ from torch import nn
 from stereo.attention import build_attention, options_of
 from stereo.config import AnyModelConfig, ModelConfig, SttrConfig, near_matches, preset
 from stereo.model.backbone import Backbone
-from stereo.model.matching import DenseMatching
+from stereo.model.matching import DenseMatching, Matching, SparseMatching
 from stereo.model.refine import Refine
 from stereo.model.stereo_model import StereoModel
 from stereo.model.sttr.adjust import ContextAdjustment
@@ -46,9 +46,17 @@ def _build_stereo_model(c: ModelConfig, kernel: str) -> StereoModel:
         config=c,
         backbone=Backbone(c.stem_channels, c.channels, c.context_channels),
         transformer=Transformer(c.channels, c.heads, c.layers, c.expansion, make_operator, c.position),
-        matching=DenseMatching(c.channels, c.sinkhorn_iterations),
+        matching=_matching(c, kernel),
         refine=Refine(c.channels, kernel),
     )
+
+
+def _matching(c: ModelConfig, kernel: str) -> Matching:
+    _check_sizes(c, "match_levels", "match_topk")
+    _check_choices(c, matching=("sparse", "dense"))
+    if c.matching == "dense":
+        return DenseMatching(c.channels, c.sinkhorn_iterations)
+    return SparseMatching(c.channels, c.sinkhorn_iterations, c.match_levels, c.match_topk, kernel)
 
 
 def _build_sttr(c: SttrConfig, kernel: str) -> Sttr:

@@ -52,8 +52,8 @@ def local_scores(q: Tensor, k: Tensor, disp: Tensor, kernel: str) -> Tensor:
     base = target.floor()
     offsets = torch.arange(-SEARCH, SEARCH + 2, device=disp.device)
     index = (base[..., None].long() + offsets).clamp(0, w - 1)[:, :, :, None]  # (B, h, w, 1 head, 2 * SEARCH + 2)
-    backend = kernels.select(kernel, w)
-    scores = backend.gather_scores(q[:, :, :, None], k[:, :, :, None], index)[:, :, :, 0]
+    keys = k[:, :, :, None]
+    scores = kernels.select(kernel, keys).gather_scores(q[:, :, :, None], keys, index)[:, :, :, 0]
     fraction = (target - base)[..., None]
     scores = scores[..., :-1] * (1 - fraction) + scores[..., 1:] * fraction
     return scores.log_softmax(dim=-1).clamp(min=-8) / 8

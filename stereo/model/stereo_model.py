@@ -37,7 +37,7 @@ class StereoModel(nn.Module):
         tokens_left, tokens_right = self.transformer(features)  # (B, h, w, C)
         transport, q, k = self.matching(tokens_left, tokens_right)
         columns = torch.arange(tokens_left.shape[2], device=left.device)
-        disp_coarse, window_mass = window_disparity(transport.mass, columns)
+        disp_coarse, window_mass = window_disparity(transport.mass, columns, transport.index)
         disp, occlusion, confidence = self.refine(
             disp_coarse, window_mass, transport, features.chunk(2)[0], tokens_left, q, k
         )

@@ -92,7 +92,8 @@ class Sttr(nn.Module):
         tokens = self.tokenizer(images, self.backbone(images))  # (2B, h, w, C)
         q, k, position = self.transformer(tokens, self.position_table(tokens, left.shape[-1]))
         logits, plan = self.matching(q, k, position)
-        moment, mass = window_sums(plan[..., :-1, :-1], torch.arange(tokens.shape[2], device=left.device))
+        columns, matches = torch.arange(tokens.shape[2], device=left.device), plan[..., :-1, :-1]
+        moment, mass = window_sums(matches, columns, columns.expand(matches.shape))
         disp_coarse, occlusion_coarse = self.regress(moment, mass)
         disp, occlusion_logits = self.refine(disp_coarse, occlusion_coarse, left)
         return SttrMaps(logits, plan, disp_coarse, mass, occlusion_coarse, disp, occlusion_logits)

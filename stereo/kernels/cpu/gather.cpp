@@ -6,139 +6,21 @@
 // One task is one row of one or more heads. It alone writes its part of every result, so the scatter needs no atomics. Its row of y
 // is converted once into scratch of the accumulation type, padded to whole vectors: every key is read M times on average, and bf16,
 // odd d and odd strides then cost nothing in the inner loops.
-#include <ATen/ATen.h>
-#include <ATen/Parallel.h>
 #include <torch/library.h>
 
-#include <algorithm>
-#include <cstdint>
-#include <cstring>
-#include <memory>
-#include <new>
 #include <tuple>
-#include <type_traits>
+
+#include "simd.h"
 
 namespace {
 
-using at::Tensor;
-
-#if defined(__AVX512F__)
-constexpr int kVectorBytes = 64;
-#elif defined(__AVX__)
-constexpr int kVectorBytes = 32;
-#else
-constexpr int kVectorBytes = 16;
-#endif
-
-constexpr int64_t kScratchBytes = 256 * 1024;  // one row of keys, and as much again for sums
-
-constexpr int64_t kWorkPerThread = 1 << 18;  // products; some 20 microseconds, what waking a thread costs
-
-template <typename S>
-struct Simd {
-  typedef S type __attribute__((vector_size(kVectorBytes)));
-  static constexpr int lanes = kVectorBytes / sizeof(S);
-};
-
-struct BF16 {
-  uint16_t bits;
-};
-
-inline float load(const float& x) { return x; }
-inline double load(const double& x) { return x; }
-inline float load(const BF16& x) {
-  uint32_t bits = static_cast<uint32_t>(x.bits) << 16;
-  float out;
-  std::memcpy(&out, &bits, sizeof(out));
-  return out;
-}
-
-inline void store(float& to, float x) { to = x; }
-inline void store(double& to, double x) { to = x; }
-inline void store(BF16& to, float x) {  // round to nearest even, as c10 does, but without a branch
-  uint32_t bits;
-  std::memcpy(&bits, &x, sizeof(bits));
-  const uint32_t rounded = (bits + 0x7fffu + ((bits >> 16) & 1u)) >> 16;
-  to.bits = static_cast<uint16_t>((bits & 0x7fffffffu) > 0x7f800000u ? 0x7fc0u : rounded);
-}
-
-// A (B, H, columns, heads, last) tensor as the loops see it. An absent one has data == nullptr.
-struct Grid {
-  char* data = nullptr;
-  int64_t batch = 0, row = 0, column = 0, head = 0, last = 0;
-
-  Grid() = default;
-  explicit Grid(const Tensor& t) {
-    if (!t.defined()) return;
-    data = static_cast<char*>(t.data_ptr());
-    batch = t.stride(0), row = t.stride(1), column = t.stride(2), head = t.stride(3), last = t.stride(4);
-  }
-  template <typename T>
-  T* at(int64_t b, int64_t h, int64_t n) const {
-    return data == nullptr ? nullptr : reinterpret_cast<T*>(data) + b * batch + h * row + n * head;
-  }
-};
+using namespace stereo;
 
 struct Job {
   Grid x, y, a, index, dot, combine, scatter;
   int64_t B, H, W, Wk, heads, d, M;
   int64_t group = 1;  // heads per task
 };
-
-// Zeroed memory aligned to a vector, one per thread and call.
-template <typename S>
-class Scratch {
- public:
-  explicit Scratch(int64_t count) {
-    const size_t bytes = static_cast<size_t>(count > 0 ? count : 1) * sizeof(S);
-    memory_.reset(static_cast<S*>(::operator new(bytes, std::align_val_t(64))));
-    std::memset(static_cast<void*>(memory_.get()), 0, bytes);
-  }
-  S* get() const { return memory_.get(); }
-
- private:
-  struct Free {
-    void operator()(S* p) const { ::operator delete(p, std::align_val_t(64)); }
-  };
-  std::unique_ptr<S, Free> memory_;
-};
-
-template <typename T, typename S>
-inline void load_row(S* __restrict to, const T* __restrict from, int64_t d) {
-#pragma omp simd
-  for (int64_t c = 0; c < d; ++c) to[c] = load(from[c]);
-}
-
-template <typename T, typename S>
-inline void store_row(T* __restrict to, const S* __restrict from, int64_t d) {
-#pragma omp simd
-  for (int64_t c = 0; c < d; ++c) store(to[c], from[c]);
-}
-
-#if defined(__GNUC__) && !defined(__clang__)
-// Sums of `lanes` vectors at once: each step adds the halves of neighbouring groups, so the sums end in lane order. A third of the
-// shuffles of summing each vector on its own.
-template <typename S, int Group>
-inline void halve(typename Simd<S>::type* p) {
-  constexpr int L = Simd<S>::lanes;
-  typedef std::conditional_t<sizeof(S) == 4, int32_t, int64_t> I;
-  typedef I Mask __attribute__((vector_size(kVectorBytes)));
-  if constexpr (Group > 1) {
-    constexpr int half = Group / 2;
-    Mask low, high;
-    for (int i = 0; i < L; ++i) {
-      const int from = (i / half) * Group + i % half;  // counts on through the second operand
-      low[i] = from;
-      high[i] = from + half;
-    }
-    for (int i = 0; i < half; ++i) {
-      p[i] = __builtin_shuffle(p[2 * i], p[2 * i + 1], low) + __builtin_shuffle(p[2 * i], p[2 * i + 1], high);
-    }
-    halve<S, half>(p);
-  }
-}
-#define STEREO_BLOCK_SUMS 1
-#endif
 
 // NV: vectors per row of scratch as a constant, 0 when it is only known at run time.
 template <typename T, typename S, int NV>
@@ -217,47 +99,14 @@ void run_tasks(const Job& job, int64_t begin, int64_t end) {
         }
 
         if (want_dot) {
-#ifdef STEREO_BLOCK_SUMS
-          for (int64_t m = 0; m < M; m += L) {
-            V p[L];
-            for (int i = 0; i < L; ++i) {
-              const V* const row = y + offset[m + i];
-              p[i] = x[0] * row[0];
-              for (int64_t c = 1; c < nv; ++c) p[i] += x[c] * row[c];
-            }
-            halve<S, L>(p);
-            std::memcpy(dots + m, &p[0], sizeof(V));
-          }
-#else
-          for (int64_t m = 0; m < M; ++m) {
-            const S* const row = reinterpret_cast<const S*>(y + offset[m]);
-            const S* const query = reinterpret_cast<const S*>(x);
-            S sum = 0;
-#pragma omp simd reduction(+ : sum)
-            for (int64_t c = 0; c < nv * L; ++c) sum += query[c] * row[c];
-            dots[m] = sum;
-          }
-#endif
+          dot_products<S, NV>(dots, x, y, offset, M, nv);
           store_row(dot_to + w * job.dot.column + n * job.dot.head, dots, M);
         }
-
         if (want_combine) {
-          V registers[NV ? NV : 1];
-          V* const acc = NV ? registers : acc_memory.get();
-          for (int64_t c = 0; c < nv; ++c) acc[c] = V{};
-          for (int64_t m = 0; m < M; ++m) {
-            const V* const row = y + offset[m];
-            for (int64_t c = 0; c < nv; ++c) acc[c] += a[m] * row[c];
-          }
-          write(combine_to + w * job.combine.column + n * job.combine.head, acc);
+          weighted_sum<S, NV>(acc_memory.get(), a, y, offset, M, nv);
+          write(combine_to + w * job.combine.column + n * job.combine.head, acc_memory.get());
         }
-
-        if (want_scatter) {
-          for (int64_t m = 0; m < M; ++m) {
-            V* const row = sums + offset[m];
-            for (int64_t c = 0; c < nv; ++c) row[c] += a[m] * x[c];
-          }
-        }
+        if (want_scatter) scatter_products<S, NV>(sums, a, x, offset, M, nv);
       }
     }
     if (want_scatter) {
@@ -273,33 +122,13 @@ void run_tasks(const Job& job, int64_t begin, int64_t end) {
 template <typename T, typename S>
 void run_type(Job job) {
   constexpr int L = Simd<S>::lanes;
-  // All heads of a row together walk through memory in order, several times faster than one head's strided walk. Fewer at a time
-  // when the scratch would leave the second-level cache or the threads would run out of tasks.
-  const int64_t row_bytes = (job.d + L - 1) / L * kVectorBytes * std::max<int64_t>(job.Wk, 1);
-  for (job.group = job.heads; job.group > 1; --job.group) {
-    const bool fits = job.group * row_bytes <= kScratchBytes;
-    const bool enough = job.B * job.H * (job.heads / job.group) >= 2 * at::get_num_threads();
-    if (job.heads % job.group == 0 && fits && enough) break;
-  }
+  const int64_t vectors = (job.d + L - 1) / L;
+  job.group = heads_per_task(job.heads, job.B * job.H, vectors * kVectorBytes * std::max<int64_t>(job.Wk, 1));
   const int64_t work = std::max<int64_t>(1, job.group * job.W * job.M * job.d);
   const int64_t grain = std::max<int64_t>(1, kWorkPerThread / work);
-  at::parallel_for(0, job.B * job.H * (job.heads / std::max<int64_t>(job.group, 1)), grain, [&](int64_t begin, int64_t end) {
-    switch ((job.d + L - 1) / L) {
-      case 1: return run_tasks<T, S, 1>(job, begin, end);
-      case 2: return run_tasks<T, S, 2>(job, begin, end);
-      case 4: return run_tasks<T, S, 4>(job, begin, end);
-      case 8: return run_tasks<T, S, 8>(job, begin, end);
-      default: return run_tasks<T, S, 0>(job, begin, end);
-    }
+  at::parallel_for(0, job.B * job.H * (job.heads / job.group), grain, [&](int64_t begin, int64_t end) {
+    STEREO_DISPATCH_VECTORS(vectors, (run_tasks<T, S, NV>(job, begin, end)));
   });
-}
-
-// The loops read q, k, v and their like with unit steps along d. Nothing else about strides is assumed.
-Tensor dense_last(const Tensor& t) { return t.size(-1) > 1 && t.stride(-1) != 1 ? t.contiguous() : t; }
-
-void check(const Tensor& t, at::IntArrayRef shape, at::ScalarType type, const char* name) {
-  TORCH_CHECK(t.sizes() == shape, name, " has shape ", t.sizes(), ", expected ", shape);
-  TORCH_CHECK(t.scalar_type() == type, name, " is ", t.scalar_type(), ", expected ", type);
 }
 
 struct Results {
@@ -359,14 +188,14 @@ std::tuple<Tensor, Tensor> values_backward(
 
 }  // namespace
 
-TORCH_LIBRARY(stereo_gather, m) {
+TORCH_LIBRARY_FRAGMENT(stereo_cpu, m) {
   m.def("scores(Tensor q, Tensor k, Tensor index) -> Tensor");
   m.def("values(Tensor weights, Tensor v, Tensor index) -> Tensor");
   m.def("scores_backward(Tensor grad, Tensor q, Tensor k, Tensor index, bool need_q, bool need_k) -> (Tensor, Tensor)");
   m.def("values_backward(Tensor grad, Tensor weights, Tensor v, Tensor index, bool need_weights, bool need_v) -> (Tensor, Tensor)");
 }
 
-TORCH_LIBRARY_IMPL(stereo_gather, CPU, m) {
+TORCH_LIBRARY_IMPL(stereo_cpu, CPU, m) {
   m.impl("scores", &scores);
   m.impl("values", &values);
   m.impl("scores_backward", &scores_backward);

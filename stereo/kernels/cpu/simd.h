@@ -1,0 +1,219 @@
+// What the CPU kernels share: vectors, bfloat16, strided (B, H, columns, heads, last) grids, scratch, and sums of vectors.
+#pragma once
+
+#include <ATen/ATen.h>
+#include <ATen/Parallel.h>
+
+#include <algorithm>
+#include <cstdint>
+#include <cstring>
+#include <memory>
+#include <new>
+#include <type_traits>
+
+namespace stereo {
+
+using at::Tensor;
+
+#if defined(__AVX512F__)
+constexpr int kVectorBytes = 64;
+#elif defined(__AVX__)
+constexpr int kVectorBytes = 32;
+#else
+constexpr int kVectorBytes = 16;
+#endif
+
+constexpr int64_t kScratchBytes = 256 * 1024;  // rows of keys and the like of one task, half of a usual second-level cache
+constexpr int64_t kWorkPerThread = 1 << 18;  // products; some 20 microseconds, what waking a thread costs
+
+template <typename S>
+struct Simd {
+  typedef S type __attribute__((vector_size(kVectorBytes)));
+  static constexpr int lanes = kVectorBytes / sizeof(S);
+};
+
+struct BF16 {
+  uint16_t bits;
+};
+
+inline float load(const float& x) { return x; }
+inline double load(const double& x) { return x; }
+inline float load(const BF16& x) {
+  uint32_t bits = static_cast<uint32_t>(x.bits) << 16;
+  float out;
+  std::memcpy(&out, &bits, sizeof(out));
+  return out;
+}
+
+inline void store(float& to, float x) { to = x; }
+inline void store(double& to, double x) { to = x; }
+inline void store(BF16& to, float x) {  // round to nearest even, as c10 does, but without a branch
+  uint32_t bits;
+  std::memcpy(&bits, &x, sizeof(bits));
+  const uint32_t rounded = (bits + 0x7fffu + ((bits >> 16) & 1u)) >> 16;
+  to.bits = static_cast<uint16_t>((bits & 0x7fffffffu) > 0x7f800000u ? 0x7fc0u : rounded);
+}
+
+// A (B, H, columns, heads, last) tensor as the loops see it. An absent one has data == nullptr.
+struct Grid {
+  char* data = nullptr;
+  int64_t batch = 0, row = 0, column = 0, head = 0, last = 0;
+
+  Grid() = default;
+  explicit Grid(const Tensor& t) {
+    if (!t.defined()) return;
+    data = static_cast<char*>(t.data_ptr());
+    batch = t.stride(0), row = t.stride(1), column = t.stride(2), head = t.stride(3), last = t.stride(4);
+  }
+  template <typename T>
+  T* at(int64_t b, int64_t h, int64_t n) const {
+    return data == nullptr ? nullptr : reinterpret_cast<T*>(data) + b * batch + h * row + n * head;
+  }
+};
+
+// Zeroed memory aligned to a vector, one per thread and call.
+template <typename S>
+class Scratch {
+ public:
+  explicit Scratch(int64_t count) {
+    const size_t bytes = static_cast<size_t>(count > 0 ? count : 1) * sizeof(S);
+    memory_.reset(static_cast<S*>(::operator new(bytes, std::align_val_t(64))));
+    std::memset(static_cast<void*>(memory_.get()), 0, bytes);
+  }
+  S* get() const { return memory_.get(); }
+
+ private:
+  struct Free {
+    void operator()(S* p) const { ::operator delete(p, std::align_val_t(64)); }
+  };
+  std::unique_ptr<S, Free> memory_;
+};
+
+template <typename T, typename S>
+inline void load_row(S* __restrict to, const T* __restrict from, int64_t d) {
+#pragma omp simd
+  for (int64_t c = 0; c < d; ++c) to[c] = load(from[c]);
+}
+
+template <typename T, typename S>
+inline void store_row(T* __restrict to, const S* __restrict from, int64_t d) {
+#pragma omp simd
+  for (int64_t c = 0; c < d; ++c) store(to[c], from[c]);
+}
+
+#if defined(__GNUC__) && !defined(__clang__)
+// Sums of `lanes` vectors at once: each step adds the halves of neighbouring groups, so the sums end in lane order. A third of the
+// shuffles of summing each vector on its own.
+template <typename S, int Group>
+inline void halve(typename Simd<S>::type* p) {
+  constexpr int L = Simd<S>::lanes;
+  typedef std::conditional_t<sizeof(S) == 4, int32_t, int64_t> I;
+  typedef I Mask __attribute__((vector_size(kVectorBytes)));
+  if constexpr (Group > 1) {
+    constexpr int half = Group / 2;
+    Mask low, high;
+    for (int i = 0; i < L; ++i) {
+      const int from = (i / half) * Group + i % half;  // counts on through the second operand
+      low[i] = from;
+      high[i] = from + half;
+    }
+    for (int i = 0; i < half; ++i) {
+      p[i] = __builtin_shuffle(p[2 * i], p[2 * i + 1], low) + __builtin_shuffle(p[2 * i], p[2 * i + 1], high);
+    }
+    halve<S, half>(p);
+  }
+}
+#define STEREO_BLOCK_SUMS 1
+#endif
+
+// The three sums over lists of rows that every kernel here is made of. Row m of y (or sums) begins at vector offset[m] and has nv
+// vectors, NV of them if that is known at compile time. Lists are padded with valid offsets to whole vectors of lanes.
+
+// out[m] = x . y[offset[m]], m < M; writes whole vectors of lanes.
+template <typename S, int NV>
+inline void dot_products(
+    S* out, const typename Simd<S>::type* x, const typename Simd<S>::type* y, const int64_t* offset, int64_t M, int64_t count) {
+  using V = typename Simd<S>::type;
+  constexpr int L = Simd<S>::lanes;
+  const int64_t nv = NV ? NV : count;
+#ifdef STEREO_BLOCK_SUMS
+  for (int64_t m = 0; m < M; m += L) {
+    V p[L];
+    for (int i = 0; i < L; ++i) {
+      const V* const row = y + offset[m + i];
+      p[i] = x[0] * row[0];
+      for (int64_t c = 1; c < nv; ++c) p[i] += x[c] * row[c];
+    }
+    halve<S, L>(p);
+    std::memcpy(out + m, &p[0], sizeof(V));
+  }
+#else
+  for (int64_t m = 0; m < M; ++m) {
+    const S* const row = reinterpret_cast<const S*>(y + offset[m]);
+    const S* const query = reinterpret_cast<const S*>(x);
+    S sum = 0;
+#pragma omp simd reduction(+ : sum)
+    for (int64_t c = 0; c < nv * L; ++c) sum += query[c] * row[c];
+    out[m] = sum;
+  }
+#endif
+}
+
+// out = sum over m < M of a[m] * y[offset[m]].
+template <typename S, int NV>
+inline void weighted_sum(
+    typename Simd<S>::type* out, const S* a, const typename Simd<S>::type* y, const int64_t* offset, int64_t M, int64_t count) {
+  using V = typename Simd<S>::type;
+  const int64_t nv = NV ? NV : count;
+  V registers[NV ? NV : 1];
+  V* const acc = NV ? registers : out;
+  for (int64_t c = 0; c < nv; ++c) acc[c] = V{};
+  for (int64_t m = 0; m < M; ++m) {
+    const V* const row = y + offset[m];
+    for (int64_t c = 0; c < nv; ++c) acc[c] += a[m] * row[c];
+  }
+  if (NV) std::memcpy(out, acc, static_cast<size_t>(nv) * sizeof(V));
+}
+
+// sums[offset[m]] += a[m] * x, m < M.
+template <typename S, int NV>
+inline void scatter_products(
+    typename Simd<S>::type* sums, const S* a, const typename Simd<S>::type* x, const int64_t* offset, int64_t M, int64_t count) {
+  using V = typename Simd<S>::type;
+  const int64_t nv = NV ? NV : count;
+  for (int64_t m = 0; m < M; ++m) {
+    V* const row = sums + offset[m];
+    for (int64_t c = 0; c < nv; ++c) row[c] += a[m] * x[c];
+  }
+}
+
+// Calls run<NV>(...) with NV a constant for the usual numbers of vectors per row.
+#define STEREO_DISPATCH_VECTORS(COUNT, CALL)       \
+  switch (COUNT) {                                 \
+    case 1: { constexpr int NV = 1; CALL; break; } \
+    case 2: { constexpr int NV = 2; CALL; break; } \
+    case 4: { constexpr int NV = 4; CALL; break; } \
+    case 8: { constexpr int NV = 8; CALL; break; } \
+    default: { constexpr int NV = 0; CALL; }       \
+  }
+
+// Heads of a row that one task takes. All heads together walk through memory in order, several times faster than one head's strided
+// walk. Fewer at a time when the scratch would leave the cache or the threads would run out of tasks.
+inline int64_t heads_per_task(int64_t heads, int64_t rows, int64_t bytes_per_head) {
+  int64_t group = std::max<int64_t>(heads, 1);
+  for (; group > 1; --group) {
+    const bool enough = rows * (heads / group) >= 2 * at::get_num_threads();
+    if (heads % group == 0 && group * bytes_per_head <= kScratchBytes && enough) break;
+  }
+  return group;
+}
+
+// The loops read q, k, v and their like with unit steps along d. Nothing else about strides is assumed.
+inline Tensor dense_last(const Tensor& t) { return t.size(-1) > 1 && t.stride(-1) != 1 ? t.contiguous() : t; }
+
+inline void check(const Tensor& t, at::IntArrayRef shape, at::ScalarType type, const char* name) {
+  TORCH_CHECK(t.sizes() == shape, name, " has shape ", t.sizes(), ", expected ", shape);
+  TORCH_CHECK(t.scalar_type() == type, name, " is ", t.scalar_type(), ", expected ", type);
+}
+
+}  // namespace stereo
