@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import dataclass, fields
 
+import torch
+from torch import Tensor
 from torch.utils.data import Dataset
 
 from datasets.base import StereoDataset, open_dataset
@@ -11,15 +14,22 @@ from datasets.cache import CachedDataset
 from datasets.frames import FrameDataset
 from datasets.loading import collate, crop_of, ordered_items, stream_batches
 from datasets.mixture import Mixture
-from datasets.procedural.dataset import render_sample
+from datasets.procedural.batched import flat_texels, render
+from datasets.procedural.dataset import render_shot
+from datasets.procedural.shots import Shot, draw_shot
+from datasets.procedural.stack import BankKey, Stack, stack_shots
+from datasets.procedural.textures import texture_bank
 from stereo.config import DataConfig
 from stereo.types import Batch
 
 __all__ = ["TrainingBatches", "collate", "training_batches"]
 
 
-class TrainingBatches(Dataset):
-    """Batch number ``i`` of a run: a pure function of (config, batch_size, i), so any worker count gives the same run."""
+SHOTS_AT_ONCE = 64  # on a device; what a larger batch needs of its memory stays bounded
+
+
+class _Numbered(Dataset):
+    """Batch number ``first`` + item of the generator, as shots."""
 
     def __init__(self, config: DataConfig, batch_size: int, first: int, last: int):
         self.config, self.batch_size, self.first, self.last = config, batch_size, first, last
@@ -27,30 +37,64 @@ class TrainingBatches(Dataset):
     def __len__(self) -> int:
         return self.last - self.first
 
-    def __getitem__(self, item: int) -> Batch:
+    def shots(self, item: int) -> list[Shot]:
         if not 0 <= item < len(self):
             raise IndexError(item)
-        number = self.first + item
-        height, width = crop_of(number, self.config.crops, self.config.seed)
-        samples = [
-            render_sample(
-                self.config.seed,
-                number * self.batch_size + i,
-                height,
-                width,
-                self.config.max_disparity,
-                content=self.config.content,
-            )
-            for i in range(self.batch_size)
-        ]
-        return collate(samples)
+        number, data = self.first + item, self.config
+        size = crop_of(number, data.crops, data.seed)
+        places = range(number * self.batch_size, (number + 1) * self.batch_size)
+        return [draw_shot(data.seed, place, *size, data.max_disparity, content=data.content) for place in places]
 
 
-def training_batches(config: DataConfig, batch_size: int, first: int, last: int) -> Iterator[Batch]:
+class TrainingBatches(_Numbered):
+    """Batch number ``i`` of a run: a pure function of (config, batch_size, i), so any worker count gives the same run."""
+
+    def __getitem__(self, item: int) -> Batch:
+        return collate([render_shot(shot) for shot in self.shots(item)])
+
+
+@dataclass(frozen=True)
+class _Order:
+    """A batch to be rendered, and the texture banks (see flat_texels) that the one before it had no use for."""
+
+    stacks: list[Stack]
+    banks: dict[BankKey, Tensor]
+
+
+class _Orders(_Numbered):
+    """Batches up to what needs the device: shots drawn, textures painted. Pure in (config, batch_size, i) as well."""
+
+    def __getitem__(self, item: int) -> _Order:
+        shots = self.shots(item)
+        stacks = [stack_shots(shots[start : start + SHOTS_AT_ONCE]) for start in range(0, len(shots), SHOTS_AT_ONCE)]
+        known = {shot.bank for shot in self.shots(item - 1)} if item else set()
+        wanted = dict.fromkeys(shot.bank for shot in shots if shot.bank not in known)
+        return _Order(stacks, {key: flat_texels(texture_bank(*key)) for key in wanted})
+
+
+def _rendered(orders: Iterable[_Order], device: torch.device | str) -> Iterator[Batch]:
+    banks: dict[BankKey, Tensor] = {}
+    for order in orders:
+        banks |= {key: texels.to(device) for key, texels in order.banks.items()}
+        banks = {key: banks[key] for stack in order.stacks for key in stack.banks}
+        yield _joined([render(stack, banks, device) for stack in order.stacks])
+
+
+def _joined(batches: Sequence[Batch]) -> Batch:
+    if len(batches) == 1:
+        return batches[0]
+    tensors = {f.name: torch.cat([getattr(batch, f.name) for batch in batches]) for f in fields(Batch) if f.name != "names"}
+    return Batch(**tensors, names=tuple(name for batch in batches for name in batch.names))
+
+
+def training_batches(
+    config: DataConfig, batch_size: int, first: int, last: int, device: torch.device | str = "cpu"
+) -> Iterator[Batch]:
     """Batches first .. last-1, in order, made by ``config.workers`` processes (0: in this one).
 
-    Of the generator, or of ``config.sets``: see datasets.loading.stream_batches. Raises InputError for a set that cannot be
-    opened and a cache that cannot be written.
+    Of the generator, or of ``config.sets``: see datasets.loading.stream_batches. With ``config.renderer`` "device" the
+    processes draw shots and paint textures only, and this one renders them on ``device``, where the batches then are.
+    Raises InputError for a set that cannot be opened and a cache that cannot be written.
     """
     if config.sets:
         names, shares = zip(*config.sets, strict=True)
@@ -58,6 +102,8 @@ def training_batches(config: DataConfig, batch_size: int, first: int, last: int)
         return stream_batches(
             mixture, config.augmentation, config.crops, batch_size, first, last, config.workers, config.corrupt_share
         )
+    if config.renderer == "device":
+        return _rendered(ordered_items(_Orders(config, batch_size, first, last), config.workers), device)
     return ordered_items(TrainingBatches(config, batch_size, first, last), config.workers)
 
 

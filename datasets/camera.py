@@ -7,13 +7,15 @@ from dataclasses import dataclass
 import cv2
 import numpy as np
 
+LEAST_BLUR = 0.25  # px of standard deviation; less is not seen
+
 
 @dataclass(frozen=True)
 class Look:
     """One camera's rendering of light; the defaults change nothing.
 
     saturation: 0 is grey (the mean of the channels), 1 is as it was.
-    blur:       standard deviation of a Gaussian, px; up to 0.25 px it is left out.
+    blur:       standard deviation of a Gaussian, px; up to LEAST_BLUR it is left out.
     gamma:      exponent of values in [0, 1].
     gain:       factor of each channel.
     contrast:   factor of the distance from the image's mean.
@@ -50,8 +52,9 @@ def develop(image: np.ndarray, look: Look, grain: np.ndarray | None = None) -> n
     """
     keep = np.float32(look.saturation)
     image = image @ (keep * np.eye(3, dtype=np.float32) + (1 - keep) / 3)  # towards the mean of the channels
-    if look.blur > 0.25:
-        image = cv2.GaussianBlur(image, (0, 0), look.blur)
+    if look.blur > LEAST_BLUR:
+        side = 2 * blur_reach(look.blur) + 1
+        image = cv2.GaussianBlur(image, (side, side), look.blur)
     image = np.clip(image, 0, 1) ** np.float32(look.gamma)
     image = image * np.array(look.gain, np.float32)
     if look.contrast != 1:
@@ -61,6 +64,11 @@ def develop(image: np.ndarray, look: Look, grain: np.ndarray | None = None) -> n
         image = image + grain * np.float32(look.noise)
     image = np.clip(image * 255 + 0.5, 0, 255).astype(np.uint8)
     if look.jpeg:
-        coded = cv2.imencode(".jpg", image, [cv2.IMWRITE_JPEG_QUALITY, look.jpeg])[1]
-        image = np.asarray(cv2.imdecode(coded, cv2.IMREAD_COLOR))
+        coded = cv2.imencode(".jpg", cv2.cvtColor(image, cv2.COLOR_RGB2BGR), [cv2.IMWRITE_JPEG_QUALITY, look.jpeg])[1]
+        image = cv2.cvtColor(np.asarray(cv2.imdecode(coded, cv2.IMREAD_COLOR)), cv2.COLOR_BGR2RGB)
     return image
+
+
+def blur_reach(sigma: float) -> int:
+    """How far a Gaussian of this standard deviation is followed, px."""
+    return (round(8 * sigma + 1) | 1) // 2

@@ -19,7 +19,8 @@ import cv2
 import torch
 
 from datasets.batches import training_batches
-from datasets.procedural.dataset import SCENES_PER_BANK, GeneratedDataset
+from datasets.procedural.dataset import GeneratedDataset
+from datasets.procedural.shots import SCENES_PER_BANK
 from datasets.procedural.textures import texture_bank
 from stereo.config import DataConfig
 from stereo.engine.evaluate import cpu_name

@@ -158,6 +158,9 @@ class Augmentation:
         check_range("patch_size", 1, 10_000, "from 1 to 10000")
 
 
+RENDERERS = ("workers", "device")
+
+
 @dataclass(frozen=True)
 class DataConfig:
     """Training data: the generator's, or data sets on disk. Sizes are (height, width) px; one is drawn per batch."""
@@ -172,6 +175,15 @@ class DataConfig:
     corrupt_share: float = 0.01  # of a set's samples that may turn out unreadable before training stops
     cache: str = ""  # a folder for decoded samples of the sets; none by default
     cache_gib: float = 100.0  # GiB that each set may take there
+    renderer: str = "workers"  # of generated scenes: workers (each on a CPU core) | device (whole batches, where training runs)
+
+    def __post_init__(self) -> None:
+        if self.renderer not in RENDERERS:
+            raise InputError(f"data.renderer: got {self.renderer!r}, expected one of {', '.join(RENDERERS)}")
+        if self.renderer == "device" and self.sets:
+            raise InputError(
+                "data.renderer: 'device' is for generated scenes, and data.sets are read from files; leave one out"
+            )
 
 
 @dataclass(frozen=True)

@@ -14,7 +14,8 @@ from datasets.batches import training_batches
 from datasets.procedural import textures
 from datasets.procedural.dataset import GeneratedDataset, render_sample
 from datasets.procedural.render import TOLERANCE, View, hidden, shade, trace
-from datasets.procedural.scene import SHAPES, Scene, Surface, draw_scene
+from datasets.procedural.scene import draw_scene
+from datasets.procedural.surface import SHAPES, Scene, Surface
 from datasets.procedural.textures import COUNT, KINDS, SIZE, texture_bank
 from stereo.config import DataConfig
 from stereo.types import Sample
@@ -55,8 +56,8 @@ def beside(scene: Scene, x_other: torch.Tensor, right: bool) -> list[torch.Tenso
 def sheet(shape: str, disp: float, **changes) -> Surface:
     """A plain fronto-parallel sheet for scenes made by hand."""
     given = {
-        "centre": (0.0, 0.0), "radius": (1.0, 1.0), "angle": 0.0, "slope": (0.0, 0.0), "bulge": 0.0, "ripple": 0.0,
-        "wave": (0.0, 0.0, 0.0), "details": (), "texture": 0, "texel": (0.0, 1.0, 0.0, 0.0), "gain": (1.0, 1.0, 1.0),
+        "centre": (0.0, 0.0), "radius": (1.0, 1.0), "axis": (1.0, 0.0), "slope": (0.0, 0.0), "bulge": 0.0, "ripple": 0.0,
+        "wave": (0.0, 0.0, 0.0), "details": (), "texture": 0, "texel": (1.0, 0.0, 0.0, 0.0), "gain": (1.0, 1.0, 1.0),
         "offset": (0.0, 0.0, 0.0), "light": (0.0, 0.0),
     } | changes  # fmt: skip
     return Surface(shape=shape, disp=disp, **given)
@@ -201,12 +202,13 @@ def test_a_scene_worked_out_by_hand():
 
 def points(surface: Surface, scale: float = 1.0) -> tuple[torch.Tensor, torch.Tensor]:
     """A 80 x 80 grid over the sheet; of one that is everywhere, over what either camera can see."""
-    reach = (2.0 * surface.radius[0] if surface.shape == "everywhere" else surface.reach) * scale
-    y, u = torch.meshgrid(torch.linspace(-reach, reach, 80), torch.linspace(-reach, reach, 80), indexing="ij")
+    reach = [2.0 * surface.radius[0]] * 2 if surface.shape == "everywhere" else surface.extent
+    u, y = (torch.linspace(-scale * x, scale * x, 80) for x in reach)
+    y, u = torch.meshgrid(y, u, indexing="ij")
     return u + surface.centre[0], y + surface.centre[1]
 
 
-def test_drawn_surfaces_can_be_inverted_and_stay_inside_their_reach():
+def test_drawn_surfaces_can_be_inverted_and_stay_inside_their_extent():
     shapes = set()
     for surface in (surface for index in range(60) for surface in drawn(index, 288, 512).surfaces):
         shapes.add(surface.shape)
@@ -215,7 +217,8 @@ def test_drawn_surfaces_can_be_inverted_and_stay_inside_their_reach():
         assert (surface.from_right(u - surface.disparity(u, y), y) - u).abs().max() < 1e-3, surface
         if surface.shape != "everywhere":
             u, y = points(surface, 2.0)
-            outside = torch.maximum((u - surface.centre[0]).abs(), (y - surface.centre[1]).abs()) > surface.reach
+            reach_u, reach_y = surface.extent
+            outside = ((u - surface.centre[0]).abs() > reach_u) | ((y - surface.centre[1]).abs() > reach_y)
             assert not surface.covers(u[outside], y[outside]).any(), surface
     assert shapes == set(SHAPES)
 
@@ -242,7 +245,7 @@ def test_no_draw_is_too_steep():
 def test_slopes_are_the_derivatives_of_the_disparity():
     surface = sheet("box", 40.0, centre=(50.0, 30.0), radius=(60.0, 40.0), slope=(0.2, -0.3), bulge=3.0, ripple=0.7,
                     wave=(0.15, 0.1, 1.0))  # fmt: skip
-    u, y = (x.double().requires_grad_() for x in points(surface, 1.5))
+    u, y = (x.double().requires_grad_() for x in points(surface, 1.7))  # beyond the bulge too
     for analytic, exact in zip(surface.slopes(u, y), torch.autograd.grad(surface.disparity(u, y).sum(), (u, y)), strict=True):
         assert torch.allclose(analytic, exact, atol=1e-12)
 
@@ -264,10 +267,11 @@ def test_the_steepest_relief_can_be_inverted():
 
 
 def test_a_polygon_with_a_long_tip_looks_the_same_from_both_sides():
-    """Two edges 137 degrees apart meet two radii away from the centre, beyond the reach that trace and hidden rely on."""
+    """Two edges 137 degrees apart meet two radii away from the centre, beyond the extent that trace and hidden rely on."""
     angles = (np.arange(5) + np.array([0, 0.9, 0.9, 0.9, 0.9])) * 2 * np.pi / 5
-    tip = sheet("polygon", 30.0, centre=(90.0, 60.0), radius=(25.0, 25.0), angle=-0.95 * np.pi * 0.4,
-                slope=(0.3, 0.2), details=tuple(angles.tolist()))  # fmt: skip
+    turn, normals = -0.95 * np.pi * 0.4, np.stack([np.cos(angles), np.sin(angles)], axis=1)
+    tip = sheet("polygon", 30.0, centre=(90.0, 60.0), radius=(25.0, 25.0), axis=(math.cos(turn), math.sin(turn)),
+                slope=(0.3, 0.2), details=tuple(normals.ravel().tolist()))  # fmt: skip
     scene = Scene((sheet("everywhere", 4.0), tip), height=120, width=200)
     x, y = grid(120, 200)
     assert torch.equal(trace(scene, x, y, right=False).sheet == 1, tip.covers(x, y))

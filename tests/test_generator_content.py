@@ -11,7 +11,8 @@ import torch
 from datasets.procedural import textures
 from datasets.procedural.dataset import render_sample
 from datasets.procedural.render import View, shade, trace
-from datasets.procedural.scene import CASTERS, SLOPES, THIN, Scene, Shadow, Surface, draw_scene
+from datasets.procedural.scene import CASTERS, draw_scene
+from datasets.procedural.surface import SLOPES, THIN, Scene, Shadow, Surface
 from datasets.procedural.textures import COUNT, texture_bank
 from stereo.config import ContentConfig
 from stereo.image_io import write_image
@@ -78,7 +79,7 @@ def test_objects_stand_on_the_floor():
 
 def by_hand(shape: str, disp: float, centre: tuple[float, float], radius: tuple[float, float]) -> Surface:
     return Surface(
-        shape, centre, radius, 0.0, disp, (0.0, 0.0), 0.0, 0.0, (0.0, 0.0, 0.0), (), 0, (0.0, 1.0, 0.0, 0.0),
+        shape, centre, radius, (1.0, 0.0), disp, (0.0, 0.0), 0.0, 0.0, (0.0, 0.0, 0.0), (), 0, (1.0, 0.0, 0.0, 0.0),
         (1.0, 1.0, 1.0), (0.0, 0.0, 0.0), (0.0, 0.0),
     )  # fmt: skip
 

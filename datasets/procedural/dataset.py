@@ -9,17 +9,10 @@ from torch.utils.data import Dataset
 
 from datasets.procedural.photometric import photometric
 from datasets.procedural.render import View, hidden, shade, trace
-from datasets.procedural.scene import Scene, draw_scene
-from datasets.procedural.textures import COUNT, USUAL, Bank, texture_bank
+from datasets.procedural.shots import Shot, draw_shot, scene_name, tilted
+from datasets.procedural.textures import USUAL, Bank, texture_bank
 from stereo.config import ContentConfig
 from stereo.types import InputError, Sample
-
-SCENES_PER_BANK = 256  # consecutive scenes that share a texture bank
-ASPECT = 0.56  # a crop shorter than this share of its width is a band cut out of a frame of that shape
-
-
-def scene_name(seed: int, index: int) -> str:
-    return f"generated:{seed}/{index:06d}"
 
 
 def render_sample(
@@ -36,42 +29,41 @@ def render_sample(
     augment: different exposure, blur, noise for each view and up to 1.5 px of vertical misalignment and 0.2 degrees of
     rotation of the right camera (as STTR trains); the truth is that of the aligned pair. Without it both views are clean.
     """
-    rng = np.random.default_rng((seed, index))
-    frame_height = max(height, round(ASPECT * width))
-    scene = draw_scene(rng, frame_height, width, max_disparity, COUNT, content)
-    top = int(rng.integers(0, frame_height - height + 1))
-    bank = texture_bank(seed, index // SCENES_PER_BANK, content)
+    return render_shot(draw_shot(seed, index, height, width, max_disparity, augment, content))
+
+
+def render_shot(shot: Shot) -> Sample:
+    """On the CPU, by itself; datasets.procedural.batched renders many at once, on any device."""
+    scene, top, height, width = shot.scene, shot.top, shot.height, shot.width
+    bank = texture_bank(*shot.bank)
     y, x = torch.meshgrid(torch.arange(top, top + height), torch.arange(width), indexing="ij")
     x, y = x.float(), y.float()
 
     left, right = trace(scene, x, y, right=False), trace(scene, x, y, right=True)
     occluded = hidden(scene, left, right, y, x - left.disp, other_is_right=True)
     occluded_right = hidden(scene, right, left, y, right.u, other_is_right=False)
-    askew = content.misalignment if augment else 0.0
-    colours = [shade(scene, left, y, bank), _right_colours(scene, right, x, y, bank, rng, askew)]
+    colours = [shade(scene, left, y, bank), _right_colours(shot, right, x, y, bank)]
     clean = [np.ascontiguousarray(c.permute(1, 2, 0).numpy()) for c in colours]
-    strength = content.photometric if augment else 0.0
-    images = photometric(clean[0], clean[1], rng, strength) if strength else [(x * 255 + 0.5).astype(np.uint8) for x in clean]
+    if shot.development:
+        images = photometric(clean[0], clean[1], shot.development)
+    else:
+        images = ((clean[0] * 255 + 0.5).astype(np.uint8), (clean[1] * 255 + 0.5).astype(np.uint8))
     everywhere = np.ones((height, width), dtype=bool)
     return Sample(
         left=images[0], right=images[1],
         disp=left.disp.numpy(), valid=everywhere, occluded=occluded.numpy(),
         disp_right=right.disp.numpy(), valid_right=everywhere, occluded_right=occluded_right.numpy(),
-        name=scene_name(seed, index),
+        name=shot.name,
     )  # fmt: skip
 
 
-def _right_colours(
-    scene: Scene, aligned: View, x: Tensor, y: Tensor, bank: Bank, rng: np.random.Generator, askew: float
-) -> Tensor:
-    """The right image; in a share ``askew`` of all pairs through a camera that is a little shifted and rolled."""
-    if rng.random() >= askew:
-        return shade(scene, aligned, y, bank)
-    shift = float(np.clip(rng.normal(0, 0.5), -1.5, 1.5))
-    roll = float(np.deg2rad(np.clip(rng.normal(0, 0.07), -0.2, 0.2)))
-    centre_x, centre_y = x.mean(), y.mean()
-    x_tilted, y_tilted = x - roll * (y - centre_y), y + roll * (x - centre_x) + shift
-    return shade(scene, trace(scene, x_tilted, y_tilted, right=True), y_tilted, bank)
+def _right_colours(shot: Shot, aligned: View, x: Tensor, y: Tensor, bank: Bank) -> Tensor:
+    """The right image, through a camera that is a little shifted and rolled where the shot says so."""
+    if shot.tilt is None:
+        return shade(shot.scene, aligned, y, bank)
+    shift, roll = shot.tilt
+    x_tilted, y_tilted = tilted(x, y, shot.centre, shift, roll)
+    return shade(shot.scene, trace(shot.scene, x_tilted, y_tilted, right=True), y_tilted, bank)
 
 
 class GeneratedDataset(Dataset):

@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
-import math
 from dataclasses import dataclass
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from datasets.procedural.scene import BULGE_REACH, Scene, Shadow, Surface
+from datasets.procedural.surface import Scene, Surface, lightness
 from datasets.procedural.textures import SIZE, Bank
 
 TOLERANCE = 0.01  # px of disparity by which another sheet must be nearer to hide a point
@@ -29,24 +28,6 @@ def _solve(surface: Surface, x: Tensor, y: Tensor, right: bool) -> tuple[Tensor,
     u = surface.from_right(x, y) if right else x
     disp = surface.disparity(u, y)
     return u, disp, surface.covers(u, y)
-
-
-def _extent(surface: Surface) -> tuple[float, float, float, float]:
-    """Bounds (u0, u1, y0, y1) of the sheet."""
-    if surface.shape == "everywhere":
-        return -math.inf, math.inf, -math.inf, math.inf
-    (u, y), reach = surface.centre, surface.reach
-    return u - reach, u + reach, y - reach, y + reach
-
-
-def _columns_seen(surface: Surface, right: bool) -> tuple[float, float]:
-    """Columns of an image between which the sheet must lie."""
-    u0, u1, _, _ = _extent(surface)
-    if not right or math.isinf(u0):
-        return u0, u1
-    tilt = (abs(surface.slope[0]) + abs(surface.slope[1])) * surface.reach
-    swing = tilt + surface.ripple + 2 * BULGE_REACH**2 * abs(surface.bulge)
-    return u0 - surface.disp - swing, u1 - surface.disp + swing
 
 
 def trace(scene: Scene, x: Tensor, y: Tensor, right: bool) -> View:
@@ -69,20 +50,17 @@ def trace(scene: Scene, x: Tensor, y: Tensor, right: bool) -> View:
     return View(sheet, u, disp)
 
 
-def _window(
-    surface: Surface, x: Tensor, row_bounds: tuple[Tensor, Tensor], right: bool
-) -> tuple[slice, slice] | None:
+def _window(surface: Surface, x: Tensor, row_bounds: tuple[Tensor, Tensor], right: bool) -> tuple[slice, slice] | None:
     """Rows and columns of the grid x (h, w) outside which no point can lie on the sheet; None when none can.
 
     row_bounds: least and largest y of every row of the grid, (h,) each.
     """
-    _, _, y0, y1 = _extent(surface)
-    if math.isinf(y0):
+    if surface.shape == "everywhere":
         return slice(None), slice(None)
+    x0, x1, y0, y1 = surface.bounds(right)
     rows = _span((row_bounds[1] >= y0) & (row_bounds[0] <= y1))
     if rows is None:
         return None
-    x0, x1 = _columns_seen(surface, right)
     columns = _span((x[rows].amax(dim=0) >= x0) & (x[rows].amin(dim=0) <= x1))
     return None if columns is None else (rows, columns)
 
@@ -131,29 +109,17 @@ def shade(scene: Scene, view: View, y: Tensor, bank: Bank) -> Tensor:
             lit = _surface_colour(surface, u_here, y_here, bank)
             for shadow in scene.shadows:
                 if shadow.caster != number:
-                    lit = lit * _lightness(scene.surfaces[shadow.caster], shadow, u_here, y_here, disp_all[where])
+                    caster = scene.surfaces[shadow.caster]
+                    lit = lit * lightness(caster, shadow.offset, shadow.light, u_here, y_here, disp_all[where])
             colour[:, where] = lit
             start += count
     return colour.view(3, *view.u.shape)
 
 
-def _lightness(caster: Surface, shadow: Shadow, u: Tensor, y: Tensor, disp: Tensor) -> Tensor:
-    """1 or the shadow's light, for (N,) points of another sheet."""
-    gap = caster.disp - disp  # to the caster's centre: a shadow need not be exact, only the same in both views
-    inside = caster.covers(u + shadow.offset[0] * gap, y + shadow.offset[1] * gap)
-    return torch.where(inside & (gap > 0), shadow.light, 1.0)
-
-
 def _surface_colour(surface: Surface, u: Tensor, y: Tensor, bank: Bank) -> Tensor:
     """(N,) points of one sheet -> (3, N)."""
-    angle, scale, offset_u, offset_y = surface.texel
-    du, dy = (u - surface.centre[0]) * scale, (y - surface.centre[1]) * scale
-    s = du * math.cos(angle) + dy * math.sin(angle) + offset_u
-    t = dy * math.cos(angle) - du * math.sin(angle) + offset_y
-    texture = bank[1 if scale > 1.2 else 0][surface.texture]
-    grid = torch.stack([s, t], dim=-1) * (2 / SIZE) - 1
+    texture = bank[1 if surface.shrinks else 0][surface.texture]
+    grid = torch.stack(surface.texel_at(u, y), dim=-1) * (2 / SIZE) - 1
     texels = F.grid_sample(texture[None], grid[None, None], padding_mode="reflection", align_corners=False)[0, :, 0]
-    along_u, along_y = surface.slopes(u, y)
-    light = torch.as_tensor(1 + surface.light[0] * along_u + surface.light[1] * along_y).clamp(0.4, 1.6)
     gain, offset = (torch.tensor(x)[:, None] for x in (surface.gain, surface.offset))
-    return ((texels * gain + offset) * light).clamp(0, 1)
+    return ((texels * gain + offset) * surface.shading(u, y)).clamp(0, 1)

@@ -48,8 +48,8 @@ def run(args: argparse.Namespace) -> dict[str, Any]:
         summary = evaluate(StereoPredictor(network).predict, scenes, progress=False).summary
         return {key: summary[key] for key in ("epe_noc", "epe_all", "bad3_noc", "iou_occluded")}
 
-    batches = partial(training_batches, recipe.data, train.batch_size)
     device = args.device or ("cuda" if torch.cuda.is_available() else "cpu")
+    batches = partial(training_batches, recipe.data, train.batch_size, device=device)
     numbers = fit(model, batches, recipe, run_dir, device, args.resume, validate)
     seconds = load_state(checkpoint)["seconds"]
     card = {
