@@ -80,7 +80,8 @@ def _requantised(plane: Tensor, steps: Tensor) -> Tensor:
     steps = steps.float().view(n, 1, 8, 1, 8)
     along = blocks @ basis.T
     coefficients = (along.transpose(2, 4) @ basis.T).transpose(2, 4)
-    rounded = (coefficients / steps).round() * steps
+    eighths, half = (8 * coefficients).round(), (4 * steps).floor()  # libjpeg's transform gives whole eighths: ties are common
+    rounded = eighths.sign() * ((eighths.abs() + half) / (8 * steps)).floor() * steps
     down = (rounded.transpose(2, 4) @ basis).transpose(2, 4)
     return ((down @ basis).reshape(n, height, width) + 128).round().clamp(0, 255)
 

@@ -33,6 +33,11 @@ def _present(amount: Number) -> bool:
     return isinstance(amount, Tensor) or amount != 0
 
 
+def all_arrived(moving: Tensor) -> bool:
+    """Whether further steps are vain. Not asked of a device: the host would wait for the answer longer than for the steps."""
+    return moving.device.type == "cpu" and not moving.any()
+
+
 @dataclass(frozen=True)
 class Surface:
     """One sheet, or sheets of one shape side by side. Lengths in px; slopes in px of disparity per px."""
@@ -150,8 +155,7 @@ class Surface:
             # A point that has arrived stays, so that its u does not depend on which other points are asked for with it.
             step = ((u - disp - x_right) / (1 - steep)).masked_fill(~moving, 0)
             u, moving = u - step, step.abs() >= NEWTON_TOLERANCE
-            # A graphics card would wait for the answer longer than for the steps that it saves.
-            if not moving.is_cuda and not moving.any():
+            if all_arrived(moving):
                 break
         return u
 
