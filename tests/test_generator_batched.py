@@ -42,6 +42,15 @@ ROUNDING = 1e-5  # share of pixels that may lie so close to a sheet's edge that 
 MAPS = ("left", "right", "disp", "valid", "occluded", "occluded_right")
 
 
+@pytest.fixture(autouse=True)
+def one_thread():
+    """As in the workers of a training."""
+    threads = torch.get_num_threads()
+    torch.set_num_threads(1)
+    yield
+    torch.set_num_threads(threads)
+
+
 def shots_of(count: int, size: tuple[int, int], content: ContentConfig = CONTENTS["usual"], **options) -> list[Shot]:
     """Of two texture banks."""
     start = SCENES_PER_BANK - count // 2
