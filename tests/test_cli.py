@@ -12,6 +12,7 @@ import numpy as np
 import pytest
 import torch
 
+from datasets.batches import training_batches
 from stereo.checkpoint import save_weights
 from stereo.cli import VERBS, main
 from stereo.image_io import read_disparity, read_image, read_pfm, read_ply, write_image, write_pfm
@@ -185,6 +186,23 @@ def test_generate_train_resume_evaluate(tmp_path, capsys):
     assert main(["generate", "-o", str(tmp_path / "data"), "--scenes", "1", "--height", "48", "--width", "64"]) == 0
     assert main(["evaluate", "--data", f"flyingthings3d:{tmp_path / 'data'}", "--weights", card["weights"]]) == 0
     assert main(["evaluate", "--data", "generated:5:1:48x64", "--weights", f"{run}/checkpoint.pt"]) == 0
+
+
+def test_training_renders_its_scenes_where_it_runs(tmp_path, monkeypatch):
+    """Nothing is rendered one by one, and the batches are asked for on the training's device."""
+    asked = []
+
+    def batches(*args, device):
+        asked.append(device)
+        return training_batches(*args, device=device)
+
+    monkeypatch.setattr("stereo.cli.train.training_batches", batches)
+    monkeypatch.setattr("datasets.batches.render_shot", None)
+    crumb = ["data.renderer=device", "data.crops=[[32,64]]", "data.workers=0", "train.batch_size=2", "train.steps=2"]
+    crumb += ["train.validation_scenes=1", "train.threads=0"]
+    argv = ["train", str(ROOT / "experiments" / "smoke.toml"), "-o", str(tmp_path / "run"), "--device", "cpu"]
+    assert main([*argv, *(x for setting in crumb for x in ("--set", setting))]) == 0
+    assert asked == ["cpu"]
 
 
 def refused_after(capsys, *argv: str) -> str:
