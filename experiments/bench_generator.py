@@ -14,6 +14,7 @@ from __future__ import annotations
 
 import argparse
 import json
+import os
 import statistics
 import time
 from pathlib import Path
@@ -108,7 +109,7 @@ def measure_batches(arguments: argparse.Namespace) -> dict:
 
 
 def main() -> None:
-    arguments = parse_arguments()
+    arguments, load = parse_arguments(), os.getloadavg()[0]
     torch.set_num_threads(1)
     cv2.setNumThreads(1)
     dataset = GeneratedDataset(arguments.seed, arguments.scenes, arguments.height, arguments.width)
@@ -133,6 +134,7 @@ def main() -> None:
         "workers": arguments.workers,
         "samples_per_second": [round(rate, 2) for rate in rates],
         "batched": batches_on_device,
+        "load_average": round(load, 2),  # of the minute before: above 0, others were at work on the machine
         "cpu": cpu_name(),
         "torch": torch.__version__,
     }

@@ -11,6 +11,7 @@ import torch
 import torch.nn.functional as F
 
 import datasets.procedural.dataset as generator
+from datasets.procedural.textures import COUNT
 from datasets.transforms import (
     TRUTH,
     UNCHANGED,
@@ -54,7 +55,7 @@ def scenes() -> list[Sample]:
     """Clean scenes without shadows whose textures are waves of 48 texels: linear interpolation gets them right."""
     wave = torch.cos(math.pi * (torch.arange(generator.texture_bank(1, 0)[0].shape[-1]) + 0.5) / 24)
     bank = 0.5 + 0.25 * torch.stack([wave[:, None] + wave, wave[:, None] - wave, wave[:, None] * wave * 2]).clamp(-2, 2)
-    bank = bank.expand(generator.COUNT, 3, *bank.shape[1:]).contiguous()
+    bank = bank.expand(COUNT, 3, *bank.shape[1:]).contiguous()
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(generator, "texture_bank", lambda seed, block, content: (bank, F.avg_pool2d(bank, 2)))
         smooth = ContentConfig(shadows=0)
