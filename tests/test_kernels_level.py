@@ -217,7 +217,12 @@ def test_cpp_error_in_low_precision(width, dtype):
     for name, ours, theirs, true in zip(RESULTS, run(cpp, rounded)[0], run(reference, rounded)[0], truth, strict=True):
         assert ours is not None and theirs is not None and true is not None
         error, allowed = ((x.double() - true).abs().max().item() for x in (ours, theirs))
-        assert error <= 2 * allowed + SLACK * true.abs().max().item(), name
+        scale = true.abs().max().item()
+        if name == "grad share":  # one sum over everything: its roundings are those of its terms, which mostly cancel
+            exact = rounded.to(torch.float64)
+            alone = run(reference, replace(exact, coarse=torch.zeros_like(exact.coarse)))[0][0] / exact.share
+            scale = (exact.grad * alone).sum(dim=-1).abs().sum().item()
+        assert error <= 2 * allowed + SLACK * scale, name
 
 
 @pytest.mark.usefixtures("compiled")
@@ -267,6 +272,7 @@ def test_pooling(height, width, with_max, dtype):
     g = torch.Generator().manual_seed(height * width)
     x = torch.randint(-3, 4, (2, height, width, 2, 2, 24), generator=g)[:, :, :, 0].to(dtype)  # small integers: many ties
     ours, theirs = (x.detach().clone().requires_grad_() for _ in range(2))
+    assert torch.equal(torch.ops.stereo_cpu.sum_of_children(x), reference.sum_of_children(x))
     a, b = cpp.pool(ours, with_max), pool_grid(theirs, with_max)
     grad = torch.randint(-4, 5, a.shape, generator=g).to(dtype) * 8
     assert torch.equal(a, b)

@@ -12,7 +12,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from stereo.kernels import build, reference
+from stereo.kernels import build
 from stereo.types import InputError
 
 DTYPES = (torch.float32, torch.bfloat16, torch.float64)
@@ -92,6 +92,7 @@ def _register() -> None:
         torch.library.register_autograd(f"stereo_cpu::{name}", backward, setup_context=save)
     for name in ("scores", "values"):  # two gradients like the two inputs, whichever are asked for
         torch.library.register_fake(f"stereo_cpu::{name}_backward", lambda grad, a, b, *_: (_like(a), _like(b)))
+    torch.library.register_fake("stereo_cpu::sum_of_children", lambda x: _fake_pool(x, False))
     torch.library.register_fake("stereo_cpu::pool_backward", lambda grad, x, with_max: _like(x))
     torch.library.register_fake(
         "stereo_cpu::level_backward",
@@ -132,6 +133,7 @@ def _save_pool(ctx: Any, inputs: tuple, output: Any) -> None:
 
 def _save_level(ctx: Any, inputs: tuple, output: Any) -> None:
     q, k, v, parent, _coarse, share, side, _topk, turn_q, turn_k = inputs
+    ctx.set_materialize_grads(False)  # the chosen keys have no gradient: no zeros of their size
     ctx.save_for_backward(q, k, v, parent, share, side, turn_q, turn_k)
 
 
@@ -149,7 +151,9 @@ def _pool_backward(ctx: Any, grad: Tensor) -> tuple:
     return torch.ops.stereo_cpu.pool_backward(grad, *ctx.saved_tensors, ctx.with_max), None
 
 
-def _level_backward(ctx: Any, grad: Tensor, _chosen: Any) -> tuple:
+def _level_backward(ctx: Any, grad: Tensor | None, _chosen: Any) -> tuple:
+    if grad is None:
+        return (None,) * 10
     grad_q, grad_k, grad_v, grad_share = torch.ops.stereo_cpu.level_backward(grad, *ctx.saved_tensors)
-    coarse = reference.sum_of_children(grad) if ctx.needs_input_grad[4] else None
+    coarse = torch.ops.stereo_cpu.sum_of_children(grad) if ctx.needs_input_grad[4] else None
     return grad_q, grad_k, grad_v, None, coarse, grad_share, None, None, None, None

@@ -46,8 +46,8 @@ def quadtree_level(
 ) -> tuple[Tensor, Tensor]:
     """One level of quadtree attention B in row scope -> message (B, H, W, heads, d), chosen (B, H, W, heads, topk) int32.
 
-    parent: what the coarser level chose for the 2x2 queries of each of its nodes, (B, ceil(H/2), ceil(W/2), heads, K) int32; the
-    candidates are both children of each. None: all keys are candidates. An entry beyond the keys that exist stands for nothing.
+    parent: what the coarser level chose for the 2x2 queries of each of its nodes, (B, ceil(H/2), ceil(W/2), heads, K) int32:
+    the candidates are both children of each. None: all keys are. An entry beyond the keys that exist stands for nothing.
     coarse: the coarser level's message, (B, ceil(H/2), ceil(W/2), heads, d), to be added. share (): factor of this level's own.
     side (B,) int64: see stereo.attention.contract. turns: (2, W, pairs) and (2, Wk, pairs), cosines and sines by which the
     rotary code turns the channels (i, pairs + i) of queries and keys; None: there is nothing to turn.

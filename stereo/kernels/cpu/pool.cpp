@@ -1,5 +1,5 @@
-// 2x2 pooling of a level into the next one, and the way back: mean, or the average of mean and maximum.
-// Law: pool_grid in stereo/attention/tree.py.
+// 2x2 pooling of a level into the next one, and the way back: mean, or the average of mean and maximum; and the sum of the children
+// of a node. Laws: pool_grid in stereo/attention/tree.py, sum_of_children in reference.py.
 #include <torch/library.h>
 
 #include <tuple>
@@ -13,7 +13,7 @@ using namespace stereo;
 struct Job {
   Grid x, pooled, grad_x;  // pooled: the result of the forward, the incoming gradient of the backward
   int64_t B, H, W, heads, d;
-  bool with_max;
+  bool with_max, sum = false;
 };
 
 // The up to four cells of a node as offsets into a grid. Missing ones repeat others, evenly: that changes neither mean nor maximum.
@@ -39,10 +39,11 @@ template <typename T, typename S>
 void pool_node(const Job& job, const Cells& cells, int64_t b, int64_t n, T* out) {
   const T *const p0 = cells.in<const T>(job.x, b, n, 0), *const p1 = cells.in<const T>(job.x, b, n, 1);
   const T *const p2 = cells.in<const T>(job.x, b, n, 2), *const p3 = cells.in<const T>(job.x, b, n, 3);
+  const S even = S(0.25) * (job.sum ? static_cast<S>(cells.count) : S(1));
 #pragma omp simd
   for (int64_t c = 0; c < job.d; ++c) {
     const S a0 = load(p0[c]), a1 = load(p1[c]), a2 = load(p2[c]), a3 = load(p3[c]);
-    const S mean = ((a0 + a1) + (a2 + a3)) * S(0.25);
+    const S mean = ((a0 + a1) + (a2 + a3)) * even;
     const S high = a0 > a1 ? a0 : a1, higher = a2 > a3 ? a2 : a3;
     store(out[c], job.with_max ? (mean + (high > higher ? high : higher)) * S(0.5) : mean);
   }
@@ -60,12 +61,13 @@ void unpool_node(const Job& job, const Cells& cells, int64_t b, int64_t n, const
   for (int64_t c = 0; c < job.d; ++c) {
     const S a0 = load(p0[c]), a1 = load(p1[c]), a2 = load(p2[c]), a3 = load(p3[c]), g = load(grad[c]);
     const S high = a0 > a1 ? a0 : a1, higher = a2 > a3 ? a2 : a3, top = high > higher ? high : higher;
-    const S e0 = a0 == top ? extra : S(0), e1 = (a1 == top) & (e0 == 0) ? extra : S(0);
-    const S e2 = (a2 == top) & (e0 + e1 == 0) ? extra : S(0), e3 = (a3 == top) & (e0 + e1 + e2 == 0) ? extra : S(0);
-    store(t3[c], g * (even + e3));  // last first: where a cell stands for a missing one too, its own value is the final one
-    store(t2[c], g * (even + e2));
-    store(t1[c], g * (even + e1));
-    store(t0[c], g * (even + e0));
+    // 1 for the first that is the maximum; arithmetic instead of conditions, which keeps this loop in vector registers.
+    const S i0 = a0 == top ? S(1) : S(0), i1 = (a1 == top ? S(1) : S(0)) * (1 - i0);
+    const S i2 = (a2 == top ? S(1) : S(0)) * (1 - i0 - i1), i3 = 1 - i0 - i1 - i2;
+    store(t3[c], g * (even + extra * i3));  // last first: where a cell stands for a missing one, its own value is the final one
+    store(t2[c], g * (even + extra * i2));
+    store(t1[c], g * (even + extra * i1));
+    store(t0[c], g * (even + extra * i0));
   }
 }
 
@@ -91,7 +93,9 @@ void run_type(const Job& job) {
   });
 }
 
-void run(const Job& job, at::ScalarType type) {
+void run(Job job, at::ScalarType type) {
+  auto side_by_side = [&](const Grid& grid) { return grid.data == nullptr || grid.head == job.d; };
+  if (side_by_side(job.x) && side_by_side(job.pooled) && side_by_side(job.grad_x)) job.d *= job.heads, job.heads = 1;
   switch (type) {
     case at::kFloat: return run_type<float, float>(job);
     case at::kBFloat16: return run_type<BF16, float>(job);
@@ -107,15 +111,20 @@ Job describe(const Tensor& x, bool with_max) {
   return job;
 }
 
-Tensor pool(const Tensor& given, bool with_max) {
+Tensor shrink(const Tensor& given, bool with_max, bool sum) {
   TORCH_CHECK(given.dim() == 5, "expected a (B, H, W, heads, d) tensor");
   const Tensor x = dense_last(given);
   Job job = describe(x, with_max);
+  job.sum = sum;
   const Tensor out = at::empty({job.B, (job.H + 1) / 2, (job.W + 1) / 2, job.heads, job.d}, x.options());
   job.pooled = Grid(out);
   run(job, x.scalar_type());
   return out;
 }
+
+Tensor pool(const Tensor& x, bool with_max) { return shrink(x, with_max, false); }
+
+Tensor sum_of_children(const Tensor& x) { return shrink(x, false, true); }
 
 Tensor pool_backward(const Tensor& given_grad, const Tensor& given, bool with_max) {
   const Tensor x = dense_last(given), grad = dense_last(given_grad);
@@ -131,10 +140,12 @@ Tensor pool_backward(const Tensor& given_grad, const Tensor& given, bool with_ma
 
 TORCH_LIBRARY_FRAGMENT(stereo_cpu, m) {
   m.def("pool(Tensor x, bool with_max) -> Tensor");
+  m.def("sum_of_children(Tensor x) -> Tensor");
   m.def("pool_backward(Tensor grad, Tensor x, bool with_max) -> Tensor");
 }
 
 TORCH_LIBRARY_IMPL(stereo_cpu, CPU, m) {
   m.impl("pool", &pool);
+  m.impl("sum_of_children", &sum_of_children);
   m.impl("pool_backward", &pool_backward);
 }
