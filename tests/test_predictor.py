@@ -7,13 +7,14 @@ import pytest
 import torch
 
 import stereo
+from stereo.inference import predictor as inference
 from stereo.types import InputError
 
 
 @pytest.fixture(scope="module")
 def predictor() -> stereo.StereoPredictor:
     torch.manual_seed(0)
-    return stereo.StereoPredictor(stereo.build_model("tiny"))
+    return stereo.StereoPredictor(stereo.build_model("tiny"), precision="fp32")
 
 
 def pair(height: int, width: int) -> tuple[np.ndarray, np.ndarray]:
@@ -67,3 +68,18 @@ def test_both_views_are_mirror_images(predictor):
 def test_refuses_other_input(predictor, left, right, message):
     with pytest.raises(InputError, match=message):
         predictor.predict(left, right)
+
+
+def test_precision_is_a_choice(monkeypatch):
+    """bf16 where the device computes in it and the network bears it; the maps stay close, and float32."""
+    torch.manual_seed(0)
+    model = stereo.build_model("tiny")
+    for able, expected in ((True, "bf16"), (False, "fp32")):
+        monkeypatch.setattr(inference, "computes_bf16", lambda device, able=able: able)
+        assert stereo.StereoPredictor(model).precision == expected
+        assert stereo.StereoPredictor(stereo.build_model("sttr-light")).precision == "fp32"
+    plain, low = (stereo.StereoPredictor(model, name).predict(*pair(48, 96)) for name in ("fp32", "bf16"))
+    assert low.disp.dtype == low.occlusion.dtype == low.confidence.dtype == np.float32
+    assert 0 < np.abs(low.disp - plain.disp).mean() < 1
+    with pytest.raises(InputError, match="got precision 'fp16', expected one of auto, bf16, fp32"):
+        stereo.StereoPredictor(model, "fp16")

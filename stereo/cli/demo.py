@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from datasets.procedural.dataset import render_sample
-from stereo.cli.shared import add_device, add_weights, load_predictor, make_folder, say
+from stereo.cli.shared import add_device, add_precision, add_weights, load_predictor, make_folder, say
 from stereo.engine.evaluate import cpu_name
 from stereo.image_io import write_image
 from stereo.inference.outputs import write_maps
@@ -22,6 +22,7 @@ DEMO_SIZE = (384, 768)
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     add_weights(parser)
     add_device(parser)
+    add_precision(parser)
     parser.add_argument("-o", "--output", default="demo", help="folder for the pictures (default: demo)")
     parser.add_argument("--seed", type=int, default=DEMO_SEED, help=f"which pair to generate (default: {DEMO_SEED})")
 

@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from datasets.base import DATASETS, open_dataset
-from stereo.cli.shared import add_device, add_weights, load_predictor, make_folder, say
+from stereo.cli.shared import add_device, add_precision, add_weights, load_predictor, make_folder, say
 from stereo.engine.evaluate import Report, evaluate, format_table, make_card, write_card, write_csv
 from stereo.inference.sgbm import SgbmPredictor, search_range
 
@@ -18,6 +18,7 @@ PROTOCOL = "every pixel with ground truth, no disparity limit; means of per-imag
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     add_weights(parser)
     add_device(parser)
+    add_precision(parser)
     parser.add_argument("--data", required=True, metavar="NAME:PATH", help=f"NAME is one of {', '.join(DATASETS)}; "
                        "for example pairs:FOLDER, or generated:7:50 for 50 scenes of seed 7")  # fmt: skip
     parser.add_argument("--baseline", choices=["sgbm"], help="score OpenCV's semi-global matching on the same pixels")
@@ -29,9 +30,9 @@ def run(args: argparse.Namespace) -> dict[str, Any]:
     folder = make_folder(Path(args.output)) if args.output else None
     result: dict[str, Any] = {}
 
-    def score(title: str, predict: Callable, weights: dict[str, Any] | None) -> None:
+    def score(title: str, predict: Callable, weights: dict[str, Any] | None, precision: str | None = None) -> None:
         report: Report = evaluate(predict, samples, progress=not args.json)
-        meta = {"protocol": PROTOCOL, "method": title, "weights": weights, "data": args.data}
+        meta = {"protocol": PROTOCOL, "method": title, "weights": weights, "precision": precision, "data": args.data}
         say(args, f"\n{title} on {args.data}\n{format_table(report)}")
         if folder:
             write_csv(report, folder / f"{title}.csv")
@@ -40,7 +41,7 @@ def run(args: argparse.Namespace) -> dict[str, Any]:
         result[title] = make_card(report, meta)
 
     predictor, weights = load_predictor(args)
-    score(weights["preset"], predictor.predict, weights)
+    score(weights["preset"], predictor.predict, weights, predictor.precision)
     if args.baseline == "sgbm":
         # Samples are scored in order; the baseline's search range was chosen for each set.
         names = iter(samples.names)

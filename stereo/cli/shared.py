@@ -9,7 +9,8 @@ from pathlib import Path
 from typing import Any
 
 from stereo.checkpoint import default_weights, load_model
-from stereo.inference.predictor import StereoPredictor
+from stereo.engine.memory import keep_freed_memory
+from stereo.inference.predictor import PRECISIONS, StereoPredictor
 from stereo.types import InputError
 
 
@@ -31,13 +32,19 @@ def add_weights(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--weights", help="a .safetensors file or a run's checkpoint.pt (default: the shipped)")
 
 
+def add_precision(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("--precision", choices=PRECISIONS, default="auto",
+                        help="of the network's products (default: bf16 where it is fast and harmless, else fp32)")  # fmt: skip
+
+
 def add_device(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--device", help="cpu or cuda (default: a GPU when there is one)")
 
 
 def load_predictor(args: argparse.Namespace) -> tuple[StereoPredictor, dict[str, Any]]:
-    """The predictor that --weights and --device ask for, and what a result card says about it."""
+    """The predictor that --weights, --device and --precision ask for, and what a result card says about it."""
+    keep_freed_memory()
     path = Path(args.weights) if args.weights else default_weights()
     model = load_model(path, args.device)
     facts = {"name": path.name, "sha256": hashlib.sha256(path.read_bytes()).hexdigest(), "preset": model.config.preset}
-    return StereoPredictor(model), facts
+    return StereoPredictor(model, args.precision), facts

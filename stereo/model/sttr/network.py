@@ -54,6 +54,7 @@ class Sttr(nn.Module):
 
     granularity = 1  # px: what StereoPredictor pads to a multiple of
     min_side = MIN_SIDE
+    bears_bf16 = False  # held to the public code's numbers
 
     def __init__(
         self,
