@@ -26,13 +26,14 @@ struct Job {
   int64_t group = 1;  // heads per task
 };
 
-// e^x for x <= 0, to 2 units in the last place down to e^-87, without a branch: the loops around it become vector code.
-inline float exponential(float x) {
-  x = x < -87.0f ? -87.0f : x;
+// e^x for x <= 0, to 2 units in the last place down to e^-87.
+inline Simd<float>::type exponential(Simd<float>::type x) {
+  using V = Simd<float>::type;
+  x = x < -87.0f ? fill(-87.0f) : x;
   const float magic = 12582912.0f;  // 1.5 * 2^23: adding it rounds to an integer
-  const float n = (x * 1.44269504f + magic) - magic;
-  const float r = (x - n * 0.693359375f) + n * 2.12194440e-4f;  // ln 2 in two parts
-  float p = 1.0f / 5040;
+  const V n = (x * 1.44269504f + magic) - magic;
+  const V r = (x - n * 0.693359375f) + n * 2.12194440e-4f;  // ln 2 in two parts
+  V p = fill(1.0f / 5040);
   p = p * r + 1.0f / 720;
   p = p * r + 1.0f / 120;
   p = p * r + 1.0f / 24;
@@ -40,12 +41,15 @@ inline float exponential(float x) {
   p = p * r + 0.5f;
   p = p * r + 1.0f;
   p = p * r + 1.0f;
-  const int32_t bits = (static_cast<int32_t>(n) + 127) << 23;
-  float scale;
+  const Simd<float>::ints bits = (__builtin_convertvector(n, Simd<float>::ints) + 127) << 23;
+  V scale;
   std::memcpy(&scale, &bits, sizeof(scale));
   return p * scale;
 }
-inline double exponential(double x) { return std::exp(x); }
+inline Simd<double>::type exponential(Simd<double>::type x) {
+  for (int i = 0; i < Simd<double>::lanes; ++i) x[i] = std::exp(x[i]);
+  return x;
+}
 
 // Rotates the channel pairs (i, pairs + i) of one head; direction -1 turns back.
 template <typename S>
@@ -58,17 +62,27 @@ inline void turn(S* x, const S* cos, const S* sin, int64_t pairs, S direction) {
 }
 
 // Columns of the topk highest scores above -inf, best first, the earlier of two equal ones; the rest is filled with `none`.
+// Every score counts how many come before it, `length` (whole vectors) compared with all at once: no branch to mispredict.
 template <typename S>
-inline void keep_best(const S* scores, const int32_t* columns, int64_t M, int64_t topk, S* best, int32_t* out, int32_t none) {
+inline void keep_best(
+    const S* scores, const S* columns, int64_t length, int64_t topk, int32_t* ranked, int32_t* out, int32_t none) {
+  using V = typename Simd<S>::type;
+  using I = typename Simd<S>::ints;
+  constexpr int L = Simd<S>::lanes;
   const S lowest = -std::numeric_limits<S>::infinity();
-  for (int64_t i = 0; i < topk; ++i) best[i] = lowest, out[i] = none;
-  for (int64_t m = 0; m < M; ++m) {
-    const S score = scores[m];
-    if (!(score > best[topk - 1])) continue;
-    int64_t place = topk - 1;
-    for (; place > 0 && score > best[place - 1]; --place) best[place] = best[place - 1], out[place] = out[place - 1];
-    best[place] = score, out[place] = columns[m];
+  I place;
+  for (int i = 0; i < L; ++i) place[i] = i;
+  for (int64_t first = 0; first < length; first += L, place += L) {
+    V score;
+    std::memcpy(&score, scores + first, sizeof(score));
+    I rank{};
+    for (int64_t m = 0; m < length; ++m) {
+      const V other = fill(scores[m]);
+      rank -= (other > score) | ((other == score) & (static_cast<typename Simd<S>::Int>(m) < place));  // true is -1
+    }
+    for (int i = 0; i < L; ++i) ranked[rank[i]] = score[i] > lowest ? static_cast<int32_t>(columns[first + i]) : none;
   }
+  for (int64_t i = 0; i < topk; ++i) out[i] = ranked[i];
 }
 
 template <typename T, typename S, int NV>
@@ -82,18 +96,21 @@ void run_tasks(const Job& job, int64_t begin, int64_t end) {
   const S share = static_cast<S>(job.share);
   const S *const turn_q = static_cast<const S*>(job.turn_q), *const turn_k = static_cast<const S*>(job.turn_k);
 
-  const int64_t row_vectors = Wk * nv, list = M + L;
+  const int64_t row_vectors = Wk * nv, list = (M + L - 1) / L * L;  // whole vectors; the rest names no key, and reads the first
   Scratch<V> k_memory(G * row_vectors), v_memory(G * row_vectors);
   Scratch<V> grad_k_memory(backward ? G * row_vectors : 0), grad_v_memory(backward ? G * row_vectors : 0);
   Scratch<V> q_memory(nv), acc_memory(nv), grad_memory(nv);
-  Scratch<S> score_memory(list), weight_memory(list), slope_memory(list), best_memory(job.topk);
-  // Tails beyond M stay 0: a harmless read for the last block of products.
+  Scratch<S> score_memory(list), weight_memory(list), slope_memory(list);
+  Scratch<int32_t> ranked_memory(list);
   Scratch<int64_t> offset_memory(G * list);
-  Scratch<int32_t> column_memory(G * list);
+  Scratch<S> column_memory(G * list);
+  const S none = static_cast<S>(Wk);
+  for (int64_t i = 0; i < G * list; ++i) column_memory.get()[i] = none;
   V *const q = q_memory.get(), *const acc = acc_memory.get(), *const grad = grad_memory.get();
   S *const scores = score_memory.get(), *const weights = weight_memory.get(), *const slopes = slope_memory.get();
 
   auto scalars = [](V* x) { return reinterpret_cast<S*>(x); };
+  auto vector = [](S* x) -> V& { return *reinterpret_cast<V*>(x); };  // of scratch, which is aligned
   auto read = [&](V* to, const T* from) {
     if (NV && d == NV * L) {
       load_row(scalars(to), from, NV * L);
@@ -119,7 +136,7 @@ void run_tasks(const Job& job, int64_t begin, int64_t end) {
     T* const message_to = job.message.at<T>(b, h, first);
     T* const grad_q_to = job.grad_q.at<T>(b, h, first);
     int32_t* const chosen_to = job.chosen.at<int32_t>(b, h, first);
-    const int32_t side = job.side == nullptr ? 0 : static_cast<int32_t>(job.side[b]);
+    const S side = job.side == nullptr ? S(0) : static_cast<S>(job.side[b]);
     double share_slope = 0;  // one sum over the whole row
 
     for (int64_t j = 0; j < Wk; ++j) {
@@ -139,7 +156,7 @@ void run_tasks(const Job& job, int64_t begin, int64_t end) {
       for (int64_t n = 0; n < G; ++n) {
         const V *const k = k_memory.get() + n * row_vectors, *const v = v_memory.get() + n * row_vectors;
         int64_t* const offset = offset_memory.get() + n * list;
-        int32_t* const column = column_memory.get() + n * list;
+        S* const column = column_memory.get() + n * list;
 
         if (parent_from != nullptr && w % 2 == 0) {  // neighbours share a parent, hence a list
           const int32_t* const parents = parent_from + w / 2 * job.parent.column + n * job.parent.head;
@@ -147,34 +164,35 @@ void run_tasks(const Job& job, int64_t begin, int64_t end) {
             for (int32_t child = 0; child < 2; ++child) {
               const int32_t j = parents[i] * 2 + child;
               const bool exists = static_cast<uint32_t>(j) < static_cast<uint32_t>(Wk);
-              column[child * K + i] = exists ? j : static_cast<int32_t>(Wk);
+              column[child * K + i] = exists ? static_cast<S>(j) : none;
               offset[child * K + i] = exists ? j * nv : 0;
             }
           }
         } else if (parent_from == nullptr && w == 0) {
-          for (int64_t m = 0; m < M; ++m) column[m] = static_cast<int32_t>(m), offset[m] = m * nv;
+          for (int64_t m = 0; m < M; ++m) column[m] = static_cast<S>(m), offset[m] = m * nv;
         }
 
         read(q, q_from + w * job.q.column + n * job.q.head);
         if (pairs) turn(scalars(q), turn_q + w * pairs, turn_q + (W + w) * pairs, pairs, S(1));
 
         dot_products<S, NV>(scores, q, k, offset, M, nv);
-        const int32_t bound = side * static_cast<int32_t>(w), limit = static_cast<int32_t>(Wk);
-        S peak = lowest;
-#pragma omp simd reduction(max : peak)
-        for (int64_t m = 0; m < M; ++m) {
-          const S score = (side * column[m] <= bound) & (column[m] < limit) ? scores[m] : lowest;
-          scores[m] = score;
-          peak = score > peak ? score : peak;
+        const S bound = side * static_cast<S>(w);
+        V peaks = fill(lowest), sums{};
+        for (int64_t m = 0; m < list; m += L) {
+          const V at = vector(column + m);
+          const V score = (side * at <= bound) & (at < none) ? vector(scores + m) : fill(lowest);
+          vector(scores + m) = score;
+          peaks = score > peaks ? score : peaks;
         }
+        const S peak = maximum_of_lanes<S>(peaks);
         const S shift = peak > lowest ? peak : S(0);
-        S sum = 0;
-#pragma omp simd reduction(+ : sum)
-        for (int64_t m = 0; m < M; ++m) {
-          const S weight = scores[m] > lowest ? exponential(scores[m] - shift) : S(0);
-          weights[m] = weight;
-          sum += weight;
+        for (int64_t m = 0; m < list; m += L) {
+          const V score = vector(scores + m);
+          const V weight = score > lowest ? exponential(score - shift) : V{};
+          vector(weights + m) = weight;
+          sums += weight;
         }
+        const S sum = sum_of_lanes<S>(sums);
         const S scale = sum > 0 ? share / sum : S(0);
 
         if (!backward) {
@@ -187,7 +205,7 @@ void run_tasks(const Job& job, int64_t begin, int64_t end) {
           write(message_to + w * job.message.column + n * job.message.head, acc);
           if (chosen_to != nullptr) {
             int32_t* const out = chosen_to + w * job.chosen.column + n * job.chosen.head;
-            keep_best(scores, column, M, job.topk, best_memory.get(), out, limit);
+            keep_best(scores, column, list, job.topk, ranked_memory.get(), out, static_cast<int32_t>(Wk));
           }
           continue;
         }
@@ -195,15 +213,14 @@ void run_tasks(const Job& job, int64_t begin, int64_t end) {
         // message = share * sum of p v with p = weights / sum; slopes: gradient of the scores.
         read(grad, grad_from + w * job.grad.column + n * job.grad.head);
         dot_products<S, NV>(slopes, grad, v, offset, M, nv);
-        S mean = 0;
-#pragma omp simd reduction(+ : mean)
-        for (int64_t m = 0; m < M; ++m) mean += weights[m] * slopes[m];
-        mean = sum > 0 ? mean / sum : S(0);
+        V means{};
+        for (int64_t m = 0; m < list; m += L) means += vector(weights + m) * vector(slopes + m);
+        const S mean = sum > 0 ? sum_of_lanes<S>(means) / sum : S(0);
         share_slope += static_cast<double>(mean);
-#pragma omp simd
-        for (int64_t m = 0; m < M; ++m) {
-          weights[m] *= scale;
-          slopes[m] = weights[m] * (slopes[m] - mean);
+        for (int64_t m = 0; m < list; m += L) {
+          const V weight = vector(weights + m) * scale;
+          vector(weights + m) = weight;
+          vector(slopes + m) = weight * (vector(slopes + m) - mean);
         }
         scatter_products<S, NV>(grad_v_memory.get() + n * row_vectors, weights, grad, offset, M, nv);
         scatter_products<S, NV>(grad_k_memory.get() + n * row_vectors, slopes, q, offset, M, nv);
@@ -265,7 +282,7 @@ Job describe(
   const auto type = q.scalar_type();
   Job job;
   job.B = q.size(0), job.H = q.size(1), job.W = q.size(2), job.heads = q.size(3), job.d = q.size(4), job.Wk = k.size(2);
-  TORCH_CHECK(job.Wk < (int64_t(1) << 30), "rows of ", job.Wk, " keys are too wide");
+  TORCH_CHECK(job.Wk < (int64_t(1) << 24), "rows of ", job.Wk, " keys are too wide");  // columns are compared as floats
   check(k, {job.B, job.H, job.Wk, job.heads, job.d}, type, "k");
   check(v, k.sizes(), type, "v");
   auto kept = [&](Tensor t) {

@@ -29,8 +29,45 @@ constexpr int64_t kWorkPerThread = 1 << 18;  // products; some 20 microseconds, 
 template <typename S>
 struct Simd {
   typedef S type __attribute__((vector_size(kVectorBytes)));
+  typedef std::conditional_t<sizeof(S) == 4, int32_t, int64_t> Int;
+  typedef Int ints __attribute__((vector_size(kVectorBytes)));  // what comparisons give: all bits set where true
   static constexpr int lanes = kVectorBytes / sizeof(S);
 };
+
+template <typename S>
+inline typename Simd<S>::type fill(S x) {
+  return x - typename Simd<S>::type{};
+}
+
+// One number out of all lanes: each is joined with the one that is `Half` lanes away, then the same at half the distance.
+template <typename S, int Half, typename Join>
+inline S join_lanes_from(typename Simd<S>::type v, Join join) {
+  if constexpr (Half == 0) {
+    return v[0];
+  } else {
+    typename Simd<S>::type other;
+#if defined(__GNUC__) && !defined(__clang__)
+    typename Simd<S>::ints from;
+    for (int i = 0; i < Simd<S>::lanes; ++i) from[i] = i ^ Half;
+    other = __builtin_shuffle(v, from);
+#else
+    for (int i = 0; i < Simd<S>::lanes; ++i) other[i] = v[i ^ Half];
+#endif
+    return join_lanes_from<S, Half / 2>(join(v, other), join);
+  }
+}
+
+template <typename S>
+inline S sum_of_lanes(typename Simd<S>::type v) {
+  using V = typename Simd<S>::type;
+  return join_lanes_from<S, Simd<S>::lanes / 2>(v, [](V a, V b) { return a + b; });
+}
+
+template <typename S>
+inline S maximum_of_lanes(typename Simd<S>::type v) {
+  using V = typename Simd<S>::type;
+  return join_lanes_from<S, Simd<S>::lanes / 2>(v, [](V a, V b) { return a > b ? a : b; });
+}
 
 struct BF16 {
   uint16_t bits;
@@ -107,8 +144,7 @@ inline void store_row(T* __restrict to, const S* __restrict from, int64_t d) {
 template <typename S, int Group>
 inline void halve(typename Simd<S>::type* p) {
   constexpr int L = Simd<S>::lanes;
-  typedef std::conditional_t<sizeof(S) == 4, int32_t, int64_t> I;
-  typedef I Mask __attribute__((vector_size(kVectorBytes)));
+  using Mask = typename Simd<S>::ints;
   if constexpr (Group > 1) {
     constexpr int half = Group / 2;
     Mask low, high;
@@ -161,14 +197,30 @@ inline void dot_products(
 
 // out = sum over m < M of a[m] * y[offset[m]].
 template <typename S, int NV>
-inline void weighted_sum(
+__attribute__((always_inline)) inline void weighted_sum(
     typename Simd<S>::type* out, const S* a, const typename Simd<S>::type* y, const int64_t* offset, int64_t M, int64_t count) {
   using V = typename Simd<S>::type;
+  constexpr int kChains = NV && NV <= 2 ? 4 : 1;  // sums that do not wait for each other
   const int64_t nv = NV ? NV : count;
-  V registers[NV ? NV : 1];
-  V* const acc = NV ? registers : out;
+  V registers[kChains][NV ? NV : 1];
+  V* const acc = NV ? registers[0] : out;
   for (int64_t c = 0; c < nv; ++c) acc[c] = V{};
-  for (int64_t m = 0; m < M; ++m) {
+  int64_t m = 0;
+  if constexpr (kChains > 1) {
+    for (int chain = 1; chain < kChains; ++chain) {
+      for (int64_t c = 0; c < nv; ++c) registers[chain][c] = V{};
+    }
+    for (; m + kChains <= M; m += kChains) {
+      for (int chain = 0; chain < kChains; ++chain) {
+        const V* const row = y + offset[m + chain];
+        for (int64_t c = 0; c < nv; ++c) registers[chain][c] += a[m + chain] * row[c];
+      }
+    }
+    for (int chain = 1; chain < kChains; ++chain) {
+      for (int64_t c = 0; c < nv; ++c) acc[c] += registers[chain][c];
+    }
+  }
+  for (; m < M; ++m) {
     const V* const row = y + offset[m];
     for (int64_t c = 0; c < nv; ++c) acc[c] += a[m] * row[c];
   }
