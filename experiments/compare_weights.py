@@ -23,6 +23,11 @@ from stereo.version import __version__
 RESULT = Path(__file__).parent / "results" / "generator_versions.json"
 
 
+def _or_none(value: str | float) -> str | float | None:
+    """JSON has no NaN: what a figure without pixels is."""
+    return None if value != value else value
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("weights", nargs="+", metavar="NAME=FILE", help="what is compared; the first is the reference")
@@ -43,7 +48,7 @@ def main() -> None:
             "file": Path(path).name,
             "mean": scores,
             "of_the_first": {key: scores[key] / first[key] for key in SCORES},
-            "images": [{key: None if image[key] != image[key] else image[key] for key in ("name", *SCORES)} for image in report.rows],
+            "images": [{key: _or_none(image[key]) for key in ("name", *SCORES)} for image in report.rows],
         }
     lines = [["", *SCORES, *(f"{key} / first" for key in SCORES)]]
     lines += [[name, *(f"{x:.3f}" for x in (*r["mean"].values(), *r["of_the_first"].values()))] for name, r in rows.items()]

@@ -11,8 +11,16 @@ import torch
 from torch import Tensor
 
 from stereo.model.backbone import STRIDE
-from stereo.model.matching import DenseMatching, sinkhorn, window_disparity
+from stereo.model.matching import (
+    DenseMatching,
+    SparseMatching,
+    right_disparity,
+    sinkhorn,
+    sparse_sinkhorn,
+    window_disparity,
+)
 from stereo.model.refine import DILATIONS, SEARCH, contrasts, convex_upsample, local_scores, neighbours, propagate
+from stereo.types import Transport
 
 ORACLE = Path(__file__).resolve().parents[2] / "shared" / "oracles" / "ot_sinkhorn.npz"
 NEG_INF = float("-inf")
@@ -130,6 +138,81 @@ def test_matching_is_one_sided_and_mixes_no_rows():
     # q . k is the score: left and right projected by the same layer, scaled by C^-1/2 together
     expected = matching.project(left) @ matching.project(right).transpose(-1, -2) / math.sqrt(8)
     torch.testing.assert_close(q @ k.transpose(-1, -2), expected, atol=1e-5, rtol=1e-5)
+
+
+def as_matrix(transport: Transport, width: int) -> Tensor:
+    return torch.zeros(*transport.mass.shape[:3], width, dtype=transport.mass.dtype).scatter_add(
+        -1, transport.index, transport.mass
+    )
+
+
+def matchings(width: int, std: float, **settings) -> tuple[DenseMatching, SparseMatching, list[Tensor]]:
+    """Both with the same weights, and features of both views."""
+    torch.manual_seed(width)
+    dense, sparse = DenseMatching(16, 6), SparseMatching(16, 6, **settings)
+    sparse.load_state_dict(dense.state_dict())
+    return dense, sparse, [std * torch.randn(2, 3, width, 16, generator=generator(i)) for i in (1, 2)]
+
+
+@pytest.mark.parametrize("std", [1.0, 4.0, 12.0])
+@pytest.mark.parametrize("width", [1, 2, 9, 37])
+@pytest.mark.parametrize("kernel", ["auto", "reference"])
+def test_sparse_matching_over_all_candidates_is_dense_matching(width: int, std: float, kernel: str):
+    """Masses, dustbins and the gradients that reach the features, to 1e-5; std 12: scores that span some hundred nats."""
+    dense, sparse, features = matchings(width, std, levels=4, topk=64, kernel=kernel)
+    weights = torch.randn(width, generator=generator(3))
+    found = []
+    for matching in (dense, sparse):
+        leaves = [x.clone().requires_grad_() for x in features]
+        transport, _, _ = matching(*leaves)
+        matrix = as_matrix(transport, width)
+        total = (matrix * weights).sum() + (transport.dustbin * weights + transport.dustbin_right * weights.flip(0)).sum()
+        found.append((matrix, transport.dustbin, transport.dustbin_right, *torch.autograd.grad(total, leaves)))
+    for ours, expected in zip(*found, strict=True):
+        torch.testing.assert_close(ours, expected, atol=1e-5, rtol=1e-5)
+
+
+def test_sparse_matching_holds_few_matches_each_once():
+    _, sparse, features = matchings(100, 2.0, levels=3, topk=4)
+    transport, q, k = sparse(*features)
+    assert transport.mass.shape == transport.index.shape == (2, 3, 100, 8)
+    columns = torch.arange(100)[:, None]
+    held = transport.mass > 0
+    assert (transport.index <= columns)[held].all()
+    ordered = torch.where(held, transport.index, -1 - torch.arange(8)).sort(dim=-1).values
+    assert (ordered.diff(dim=-1) > 0).all()
+    torch.testing.assert_close(transport.mass.sum(-1) + transport.dustbin, torch.ones(2, 3, 100), atol=1e-5, rtol=0)
+    assert q.shape == k.shape == features[0].shape
+
+
+def test_sparse_sinkhorn_is_the_dense_one_with_the_rest_forbidden():
+    """Also with columns that nobody lists, and rows whose whole list is forbidden."""
+    width, entries = 12, 4
+    lists = torch.rand(2, width, width - 1, generator=generator()).argsort(dim=-1)[..., :entries]  # the last column: never
+    scores = 3 * torch.randn(2, width, entries, generator=generator(1))
+    scores[:, 4] = float("-inf")
+    bins = torch.randn(2, 2, width, generator=generator(2))
+    dense = torch.full((2, width, width), float("-inf")).scatter(-1, lists, scores)
+    plan = sinkhorn(dense, bins[0], bins[1], 7)
+    mass, left, right = sparse_sinkhorn(scores, lists, bins[0], bins[1], 7)
+    torch.testing.assert_close(mass, plan[:, :-1, :-1].gather(-1, lists), atol=1e-6, rtol=1e-5)
+    torch.testing.assert_close(left, plan[:, :-1, -1], atol=1e-6, rtol=1e-5)
+    torch.testing.assert_close(right, plan[:, -1, :-1], atol=1e-6, rtol=1e-5)
+
+
+def test_the_right_view_is_read_by_columns():
+    """Against the dense matrix turned round: the window around the best left token of every right one."""
+    dense, sparse, features = matchings(31, 3.0, levels=3, topk=5)
+    for matching in (dense, sparse):
+        transport, _, _ = matching(*features)
+        turned = as_matrix(transport, 31).transpose(-1, -2)  # [right, left]
+        disp, mass = right_disparity(transport)
+        best = turned.argmax(dim=-1, keepdim=True)
+        near = (torch.arange(31) - best).abs() <= 1
+        steps = (torch.arange(31) - torch.arange(31)[:, None]).clamp(min=0)  # left minus right
+        torch.testing.assert_close(mass, (turned * near).sum(-1), atol=1e-6, rtol=1e-5)
+        expected = (turned * near * steps).sum(-1) / (turned * near).sum(-1).clamp(min=1e-6)
+        torch.testing.assert_close(disp, expected, atol=1e-4, rtol=1e-4)
 
 
 # ---------------------------------------------------------------------------------------------------------------------
