@@ -80,6 +80,25 @@ def operators_table(compared: dict) -> str:
     return "\n".join(lines)
 
 
+def speed_table(speed: dict) -> str:
+    """Markdown: one line per case of experiments/bench_speed.py, a group after the other."""
+    lines = ["| measured | case | s | times the first |", "|---|---|---|---|"]
+    for group, cases in speed["groups"].items():
+        for name, row in cases.items():
+            lines.append(f"| {group} | {name} | {row['median']:.2f} | {row['times_the_first']:.1f} |")
+    machine = speed["machine"]
+    return "\n".join([*lines, "", f"{machine['threads']} threads of {machine['cpu']}, PyTorch {machine['torch']}."])
+
+
+def content_table(compared: dict) -> str:
+    """Markdown: one line per variant of experiments/compare_content.py."""
+    keys = (("epe_noc", 2), ("real_epe_noc", 2), ("real_epe_all", 2), ("real_bad3_noc", 1), ("real_iou_occluded", 2))
+    lines = ["| left out | EPE generated | EPE real | EPE all real | bad-3 % real | occ IoU real |", "|---|---|---|---|---|---|"]
+    for name, variant in compared["variants"].items():
+        lines.append(f"| {' | '.join([name, *(mean_and_spread(variant['runs'], key, digits) for key, digits in keys)])} |")
+    return "\n".join(lines)
+
+
 def demo_line() -> str:
     """The last line that the demo prints here, and the machine."""
     with tempfile.TemporaryDirectory() as folder:
@@ -116,6 +135,7 @@ def main() -> None:
     readme = ROOT / "README.md"
     text = readme.read_text(encoding="utf-8")
     tables = {"operators": operators_table(read_result("compare_operators"))}
+    tables |= {"speed": speed_table(read_result("speed")), "content": content_table(read_result("compare_content"))}
     tables |= {"real_pairs": real_pairs_table(results), "presets": presets_table(bench), "demo": demo_line()}
     for marker, content in tables.items():
         text = replace_between(text, marker, content)

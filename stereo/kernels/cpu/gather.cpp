@@ -127,7 +127,7 @@ void run_type(Job job) {
   const int64_t work = std::max<int64_t>(1, job.group * job.W * job.M * job.d);
   const int64_t grain = std::max<int64_t>(1, kWorkPerThread / work);
   at::parallel_for(0, job.B * job.H * (job.heads / job.group), grain, [&](int64_t begin, int64_t end) {
-    STEREO_DISPATCH_VECTORS(vectors, (run_tasks<T, S, NV>(job, begin, end)));
+    STEREO_DISPATCH_VECTORS(S, vectors, (run_tasks<T, S, NV>(job, begin, end)));
   });
 }
 

@@ -256,7 +256,7 @@ double run_type(Job job) {
   job.share_parts = parts.data();
   const int64_t work = std::max<int64_t>(1, job.group * job.W * job.M * job.d);
   at::parallel_for(0, tasks, std::max<int64_t>(1, kWorkPerThread / work), [&](int64_t begin, int64_t end) {
-    STEREO_DISPATCH_VECTORS(vectors, (run_tasks<T, S, NV>(job, begin, end)));
+    STEREO_DISPATCH_VECTORS(S, vectors, (run_tasks<T, S, NV>(job, begin, end)));
   });
   double total = 0;
   for (const double part : parts) total += part;  // in the order of the tasks: the same sum for any number of threads

@@ -239,14 +239,13 @@ inline void scatter_products(
   }
 }
 
-// Calls run<NV>(...) with NV a constant for the usual numbers of vectors per row.
-#define STEREO_DISPATCH_VECTORS(COUNT, CALL)       \
-  switch (COUNT) {                                 \
-    case 1: { constexpr int NV = 1; CALL; break; } \
-    case 2: { constexpr int NV = 2; CALL; break; } \
-    case 4: { constexpr int NV = 4; CALL; break; } \
-    case 8: { constexpr int NV = 8; CALL; break; } \
-    default: { constexpr int NV = 0; CALL; }       \
+// Does CALL with NV a constant for the usual numbers of vectors per row; float64, which only tests use, takes the general loop.
+#define STEREO_DISPATCH_VECTORS(S, COUNT, CALL)                \
+  switch (std::is_same_v<S, double> ? 0 : (COUNT)) {           \
+    case 1: if constexpr (!std::is_same_v<S, double>) { constexpr int NV = 1; CALL; } break; \
+    case 2: if constexpr (!std::is_same_v<S, double>) { constexpr int NV = 2; CALL; } break; \
+    case 4: if constexpr (!std::is_same_v<S, double>) { constexpr int NV = 4; CALL; } break; \
+    default: { constexpr int NV = 0; CALL; }                   \
   }
 
 // Heads of a row that one task takes. All heads together walk through memory in order, several times faster than one head's strided
