@@ -93,7 +93,8 @@ def speed_table(speed: dict) -> str:
 def content_table(compared: dict) -> str:
     """Markdown: one line per variant of experiments/compare_content.py."""
     keys = (("epe_noc", 2), ("real_epe_noc", 2), ("real_epe_all", 2), ("real_bad3_noc", 1), ("real_iou_occluded", 2))
-    lines = ["| left out | EPE generated | EPE real | EPE all real | bad-3 % real | occ IoU real |", "|---|" + "---|" * len(keys)]
+    heads = ("left out", "EPE generated", "EPE real", "EPE all real", "bad-3 % real", "occ IoU real")
+    lines = [f"| {' | '.join(heads)} |", "|" + "---|" * len(heads)]
     for name, variant in compared["variants"].items():
         lines.append(f"| {' | '.join([name, *(mean_and_spread(variant['runs'], key, digits) for key, digits in keys)])} |")
     return "\n".join(lines)
