@@ -133,7 +133,7 @@ def run_with_truth(model: Sttr, case: Case) -> TruthRun:
     scale = model.scale(left.shape[-1], width)
     columns = torch.arange(left.shape[-1]).expand(case["in.disp"].shape)
     target = (at_tokens(columns, stride) - at_tokens(case["in.disp"], stride)) / scale
-    moment, mass = window_sums(transport.mass, index)
+    moment, mass = window_sums(transport.mass, index, transport.index)
     mass = torch.where(at_tokens(case["in.occ_mask"], stride), 1.0, mass)
     disp, logits = model.refine(moment / mass, 1 - mass, left)
     # Without the adjustment probabilities are 0 and 1, which logits cannot say; the public losses need them exactly.
