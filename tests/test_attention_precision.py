@@ -11,7 +11,7 @@ from attention_cases import EVERYTHING, Variant, make_inputs, only_level, plain_
 from torch import Tensor, nn
 
 from stereo.attention import build_attention
-from stereo.kernels import BACKENDS
+from stereo.kernels import ON_A_CPU
 
 
 def whole_tree(kernel: str, pool: str = "mean", name: str = "quadtree_b") -> nn.Module:
@@ -26,7 +26,7 @@ BF16_OPERATORS: dict[str, Callable[[], nn.Module]] = {
     "bilevel_routing": functools.partial(build_attention, "bilevel_routing", region=8, topk=EVERYTHING),
     "additive": lambda: Variant("additive").build(torch.float32),
 }
-for _kernel in BACKENDS:
+for _kernel in ON_A_CPU:
     BF16_OPERATORS[f"finest level-{_kernel}"] = lambda kernel=_kernel: only_level(whole_tree(kernel), 0)
     BF16_OPERATORS[f"all levels-{_kernel}"] = functools.partial(whole_tree, _kernel)
     BF16_OPERATORS[f"variant a-{_kernel}"] = functools.partial(whole_tree, _kernel, name="quadtree_a")

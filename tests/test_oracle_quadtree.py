@@ -18,7 +18,7 @@ from torch import Tensor, nn
 
 from stereo.attention import build_attention
 from stereo.attention.tree import Pyramid
-from stereo.kernels import BACKENDS
+from stereo.kernels import ON_A_CPU
 
 FLAT = 2e-5
 pytestmark = needs_oracles
@@ -91,7 +91,7 @@ class Oracle:
 
 
 @each_dtype
-@pytest.mark.parametrize("kernel", BACKENDS)
+@pytest.mark.parametrize("kernel", ON_A_CPU)
 @pytest.mark.parametrize("name", RAW)
 def test_raw_module(name: str, kernel: str, dtype: torch.dtype) -> None:
     oracle = Oracle(name, dtype)

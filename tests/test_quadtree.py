@@ -26,7 +26,7 @@ from torch import Tensor
 
 from stereo.attention import build_attention
 from stereo.attention.position import Rotary, rotary_frequencies
-from stereo.kernels import BACKENDS
+from stereo.kernels import ON_A_CPU
 from stereo.types import InputError
 
 LEVEL_WEIGHTS = [0.7, -0.4, 0.2, 0.5]
@@ -46,7 +46,7 @@ def assert_equals_by_hand(
 @pytest.mark.parametrize("side", [None, +1, -1])
 @pytest.mark.parametrize("pool", ["mean", "mean_max"])
 @pytest.mark.parametrize(("height", "width"), [(5, 7), (3, 13), (1, 9), (4, 16), (6, 21)])
-@pytest.mark.parametrize("kernel", BACKENDS)
+@pytest.mark.parametrize("kernel", ON_A_CPU)
 def test_quadtree_equals_the_tree_by_hand(kernel: str, height: int, width: int, pool: str, side: int | None) -> None:
     q, k, v = make_inputs(height, width, d=4, seed=height * width)
     assert_equals_by_hand(q, k, v, levels=3, topk=2, pool=pool, side=side, kernel=kernel)
@@ -155,7 +155,7 @@ def test_messages_of_a_level_come_from_the_allowed_side_of_that_level(level: int
 def test_quadtree_backends_agree(side: int | None) -> None:
     """Messages and gradients of every backend against the reference, through selection, masks and padding."""
     results = {}
-    for kernel in BACKENDS:
+    for kernel in ON_A_CPU:
         operator = Variant("quadtree_b", {"levels": 4, "topk": 3, "kernel": kernel}).build()
         inputs = [x.requires_grad_() for x in make_inputs(5, 33)]
         message = operator(*inputs, side=None if side is None else side_of(side))

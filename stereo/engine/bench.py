@@ -28,7 +28,7 @@ from stereo.engine.count import count_forward
 from stereo.engine.evaluate import cpu_name
 from stereo.engine.memory import keep_freed_memory
 from stereo.image_io import atomic_write
-from stereo.kernels import BACKENDS
+from stereo.kernels import ON_A_CPU
 from stereo.model.build import build_model
 from stereo.types import InputError
 from stereo.version import __version__
@@ -86,7 +86,7 @@ def plan(
 ) -> list[Case]:
     """Every case, presets first; None means all of them. Raises InputError for an unknown name or an impossible size."""
     for given, allowed, what in (
-        (presets, PRESETS, "preset"), (operators, ATTENTION, "operator"), ((kernel,), ("auto", *BACKENDS), "kernel")
+        (presets, PRESETS, "preset"), (operators, ATTENTION, "operator"), ((kernel,), ("auto", *ON_A_CPU), "kernel")
     ):  # fmt: skip
         for name in given or ():
             if name not in allowed:

@@ -9,11 +9,12 @@ from types import ModuleType
 from torch import Tensor
 
 from stereo.config import near_matches
-from stereo.kernels import cpp, matmul, reference
+from stereo.kernels import cpp, matmul, reference, triton_backend
 from stereo.types import InputError
 
-BACKENDS: dict[str, ModuleType] = {"reference": reference, "matmul": matmul, "cpp": cpp}
-FUSED = (cpp,)  # those that do a whole level in one pass
+BACKENDS: dict[str, ModuleType] = {"reference": reference, "matmul": matmul, "cpp": cpp, "triton": triton_backend}
+ON_A_CPU = tuple(name for name in BACKENDS if name != "triton")
+FUSED = (cpp, triton_backend)  # those that do a whole level in one pass
 
 # Above this many key columns the dense product of `matmul` costs more than gathering a dozen keys per query.
 MATMUL_MAX_WIDTH = 512
@@ -27,28 +28,32 @@ def _announce(choice: str, reason: str) -> None:
 def select(name: str, keys: Tensor) -> ModuleType:
     """The backend module for keys (B, H, Wk, heads, d). Raises InputError for an unknown name.
 
-    auto: the C++ kernels where they can be had, else `matmul` on short rows and `reference` on long ones.
+    auto: the kernels for the device where they can be had, Triton's on CUDA and those in C++ on a CPU; else `matmul` on short
+    rows and `reference` on long ones.
     """
     if name != "auto":
         if name not in BACKENDS:
             raise InputError(f"unknown kernel backend '{name}': {near_matches(name, ['auto', *BACKENDS])}")
         return BACKENDS[name]
-    reason = _why_not_cpp(keys)
+    cuda = keys.device.type == "cuda"
+    name, kernels = ("triton", triton_backend) if cuda else ("cpp", cpp)
+    reason = _why_not(kernels, keys)
     if not reason:
-        _announce("cpp", "auto: on a CPU")
-        return cpp
+        _announce(name, f"auto: on a {'CUDA device' if cuda else 'CPU'}")
+        return kernels
     short = keys.shape[2] <= MATMUL_MAX_WIDTH
     rows = f"rows of {'<=' if short else '>'} {MATMUL_MAX_WIDTH} keys"
     _announce("matmul" if short else "reference", f"auto: {rows}, and {reason}")
     return matmul if short else reference
 
 
-def _why_not_cpp(keys: Tensor) -> str:
-    if keys.device.type != "cpu":
-        return f"the C++ kernels are for CPUs, not for {keys.device.type}"
-    if keys.dtype not in cpp.DTYPES:
-        return f"the C++ kernels know {', '.join(str(x).removeprefix('torch.') for x in cpp.DTYPES)}, not {keys.dtype}"
-    return cpp.available()
+def _why_not(kernels: ModuleType, keys: Tensor) -> str:
+    if keys.device.type not in ("cpu", "cuda"):
+        return f"there are no kernels for {keys.device.type}"
+    if keys.dtype not in kernels.DTYPES:
+        known = ", ".join(str(x).removeprefix("torch.") for x in kernels.DTYPES)
+        return f"the kernels for {keys.device.type} know {known}, not {keys.dtype}"
+    return kernels.available()
 
 
 def fused(name: str, keys: Tensor) -> ModuleType | None:
