@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import inspect
+import math
 from typing import Any
 
 from torch import nn
@@ -14,7 +15,7 @@ from stereo.attention.linear import LinearAttention
 from stereo.attention.quadtree import QuadtreeA, QuadtreeB
 from stereo.attention.spatial_reduction import SpatialReduction
 from stereo.attention.window import WindowAttention
-from stereo.config import near_matches
+from stereo.config import AttentionConfig, near_matches
 from stereo.types import InputError
 
 ATTENTION: dict[str, type[nn.Module]] = {
@@ -35,6 +36,12 @@ def options_of(name: str) -> set[str]:
         raise InputError(f"unknown attention '{name}': {near_matches(str(name), ATTENTION)}")
     parameters = inspect.signature(ATTENTION[name]).parameters.values()
     return {p.name for p in parameters if p.kind is p.POSITIONAL_OR_KEYWORD}  # not the *args, **kwargs of nn.Module
+
+
+def grid_period(config: AttentionConfig) -> int:
+    """Tokens after which the operator's grids repeat: a part that begins at a multiple of it is pooled as in the whole."""
+    sides = {"levels": 2 ** (config.levels - 1)} | {name: getattr(config, name) for name in ("reduction", "window", "region")}
+    return math.lcm(*(side for name, side in sides.items() if name in options_of(config.attention)))
 
 
 def build_attention(name: str, **options: Any) -> nn.Module:

@@ -18,7 +18,7 @@ def standardise(image: Tensor) -> Tensor:
 
 
 class Backbone(nn.Module):
-    """(B, 3, H, W) -> (B, C, H/4, W/4). Three strides down, three maps summed on the way up."""
+    """(B, 3, H, W), standardised -> (B, C, H/4, W/4). Three strides down, three maps summed on the way up."""
 
     def __init__(self, stem: int, channels: int, context: int):
         super().__init__()
@@ -31,7 +31,7 @@ class Backbone(nn.Module):
         self.norm = ChannelNorm(channels)
 
     def forward(self, image: Tensor) -> Tensor:
-        quarter = self.at_quarter(self.at_half(standardise(image)))  # (B, C, H/4, W/4)
+        quarter = self.at_quarter(self.at_half(image))  # (B, C, H/4, W/4)
         eighth = self.at_eighth(quarter)
         sixteenth = self.at_sixteenth(eighth)
         eighth = eighth + F.interpolate(self.lateral(sixteenth), scale_factor=2.0, mode="bilinear", align_corners=False)

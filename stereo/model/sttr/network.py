@@ -8,11 +8,13 @@ trained so. Neither way takes a label, and neither lets one pair of a batch see 
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass
 
 import torch
 from torch import Tensor, nn
 
+from stereo.attention import grid_period
 from stereo.attention.position import Rotary, relative_sine, rotary_frequencies
 from stereo.config import SttrConfig
 from stereo.model.matching import window_sums
@@ -55,6 +57,8 @@ class Sttr(nn.Module):
     granularity = 1  # px: what StereoPredictor pads to a multiple of
     min_side = MIN_SIDE
     bears_bf16 = False  # held to the public code's numbers
+    row_margin = 96  # px above and below a band of rows
+    depends_on_all = True  # its layers normalise by statistics of all that they are given
 
     def __init__(
         self,
@@ -70,6 +74,12 @@ class Sttr(nn.Module):
         self.backbone, self.tokenizer, self.transformer = backbone, tokenizer, transformer
         self.matching, self.adjust = matching, adjust
 
+    @property
+    def tile_step(self) -> int:
+        """px: a part of the images that begins at a multiple of this has the same pixels as tokens as the whole has."""
+        coarsest = 16  # stride of the backbone
+        return math.lcm(coarsest, max(self.config.stride, 1) * grid_period(self.config))
+
     def forward(self, left: Tensor, right: Tensor) -> Prediction:
         """Raises InputError (a ValueError) when the shapes differ or a side is below 121 px.
 
@@ -79,12 +89,22 @@ class Sttr(nn.Module):
             raise InputError(f"expected left and right (B,3,H,W) alike, got {tuple(left.shape)} and {tuple(right.shape)}")
         if min(left.shape[2:]) < self.min_side:
             raise InputError(f"got {left.shape[3]}x{left.shape[2]} px, STTR needs at least {self.min_side} px on each side")
-        mean, deviation = (left.new_tensor(x)[:, None, None] for x in (MEAN, DEVIATION))
-        maps = self.match_normalised((left - mean) / deviation, (right - mean) / deviation)
+        return self.predict_normalised(self.normalise(left, right))
+
+    def normalise(self, left: Tensor, right: Tensor) -> Tensor:
+        """(B, 3, H, W) each -> (2B, 3, H, W), left images first, ImageNet's mean and deviation taken out."""
+        images = torch.cat([left, right])
+        mean, deviation = (images.new_tensor(x)[:, None, None] for x in (MEAN, DEVIATION))
+        return (images - mean) / deviation
+
+    def predict_normalised(self, images: Tensor) -> Prediction:
+        """The rest of ``forward``. A part of the images gives other values than it has in the whole (``depends_on_all``)."""
+        size = images.shape[-2:]
+        maps = self.match_normalised(*images.chunk(2))
         mass = maps.plan[..., :-1, :-1]
         index = torch.arange(mass.shape[-1], device=mass.device).expand(mass.shape)
         transport = Transport(mass, index, maps.plan[..., :-1, -1], maps.plan[..., -1, :-1])
-        confidence = self.upsample(maps.window_mass.detach(), left.shape[-2:]).logit(eps=1e-6)
+        confidence = self.upsample(maps.window_mass.detach(), size).logit(eps=1e-6)
         return Prediction(maps.disp.clamp(min=0), maps.occlusion_logits, confidence, maps.disp_coarse, transport)
 
     def match_normalised(self, left: Tensor, right: Tensor) -> SttrMaps:
