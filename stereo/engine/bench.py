@@ -26,7 +26,7 @@ from stereo.config import PRESETS, near_matches, preset
 from stereo.engine import count
 from stereo.engine.count import count_forward
 from stereo.engine.evaluate import cpu_name
-from stereo.engine.memory import keep_freed_memory
+from stereo.engine.memory import free_bytes, keep_freed_memory
 from stereo.image_io import atomic_write
 from stereo.kernels import ON_A_CPU
 from stereo.model.build import build_model
@@ -230,14 +230,6 @@ def peak_bytes(reset: bool = False) -> int:
         import resource  # Windows has none
 
         return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * (1 if platform.system() == "Darwin" else 1024)
-
-
-def free_bytes() -> int | None:
-    """What the system could give to a new process; None where it does not say."""
-    try:
-        return 1024 * int(Path("/proc/meminfo").read_text(encoding="utf-8").partition("MemAvailable:")[2].split()[0])
-    except (OSError, IndexError):
-        return None
 
 
 # ---------------------------------------------------------------------------------------------------------------------

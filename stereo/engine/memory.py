@@ -1,8 +1,11 @@
-"""The C library's allocator, for programs that allocate and free the same large tensors thousands of times."""
+"""Memory of this machine: how much is free, and an allocator for programs that free the same large tensors again and again."""
 
 from __future__ import annotations
 
 import ctypes
+from pathlib import Path
+
+import torch
 
 _M_TRIM_THRESHOLD, _M_TOP_PAD, _M_MMAP_MAX = -1, -2, -4  # malloc.h of glibc
 
@@ -20,3 +23,17 @@ def keep_freed_memory() -> bool:
     settings = ((_M_MMAP_MAX, 0), (_M_TRIM_THRESHOLD, 2**31 - 1), (_M_TOP_PAD, 2**28))
     accepted = [mallopt(key, value) for key, value in settings]  # each call counts, so no short cut
     return all(accepted)
+
+
+def free_bytes(device: torch.device | str = "cpu") -> int | None:
+    """What can be had now: of a graphics card's memory, or of the system's for a new process; None where it does not say."""
+    device = torch.device(device)
+    if device.type == "cuda":
+        held_idle = torch.cuda.memory_reserved(device) - torch.cuda.memory_allocated(device)  # PyTorch's own, free again
+        return torch.cuda.mem_get_info(device)[0] + held_idle
+    if device.type != "cpu":
+        return None
+    try:
+        return 1024 * int(Path("/proc/meminfo").read_text(encoding="utf-8").partition("MemAvailable:")[2].split()[0])
+    except (OSError, IndexError):
+        return None
