@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import logging
 import subprocess
 import sys
 from pathlib import Path
@@ -13,9 +14,12 @@ import pytest
 import torch
 
 from datasets.batches import training_batches
-from stereo.checkpoint import save_weights
+from stereo.checkpoint import load_model, save_weights
 from stereo.cli import VERBS, main
+from stereo.cli.shared import memory_size
 from stereo.image_io import read_disparity, read_image, read_pfm, read_ply, write_image, write_pfm
+from stereo.inference.planning import HELD_BYTES
+from stereo.inference.predictor import StereoPredictor
 from stereo.model.build import build_model
 
 ROOT = Path(__file__).resolve().parents[1]
@@ -137,6 +141,12 @@ def test_infer_refuses_other_bad_input(tmp_path, pair, weights, capsys):
         (["evaluate", "--data", "pears:x"], "did you mean pairs"),
         (["evaluate", "--data", "pairs:nowhere"], "nowhere"),
         (["evaluate", "--data", "generated:7", "--baseline", "bm"], "invalid choice: 'bm'"),
+        (["infer", "a.png", "b.png", "--max-memory", "2"], "got '2', expected a size above 0 with its unit K, M, G or T"),
+        (["infer", "a.png", "b.png", "--max-memory", "0G"], "got '0G', expected a size above 0"),
+        (["infer", "a.png", "b.png", "--max-memory=-1G"], "got '-1G', expected a size above 0"),
+        (["evaluate", "--data", "generated:7", "--max-memory", "lots"], "got 'lots', expected a size above 0"),
+        (["infer", "a.png", "b.png", "--max-disparity", "0"], "got '0', expected a number above 0"),
+        (["infer", "a.png", "b.png", "--max-disparity", "nan"], "got 'nan', expected a number above 0"),
         (["generate", "-o", "README.md", "--scenes", "1"], "README.md"),
         (["generate", "-o", "somewhere", "--scenes", "0"], "0 scenes"),
     ],
@@ -144,6 +154,31 @@ def test_infer_refuses_other_bad_input(tmp_path, pair, weights, capsys):
 def test_bad_arguments_get_one_line(capsys, monkeypatch, argv, message):
     monkeypatch.chdir(ROOT)
     assert message in refused(capsys, *argv)
+
+
+@pytest.mark.parametrize(
+    ("text", "size"), [("2G", 2**31), ("512m", 2**29), ("1.5GiB", 3 * 2**29), ("64KB", 2**16), (".5T", 2**39)]
+)
+def test_sizes_of_memory(text, size):
+    assert memory_size(text) == size
+
+
+def test_infer_keeps_to_the_memory_that_it_is_given(tmp_path, weights, capsys, caplog):
+    caplog.set_level(logging.INFO, "stereo.inference.predictor")
+    paths = [str(tmp_path / name) for name in ("left.png", "right.png")]
+    for seed, path in enumerate(paths):
+        write_image(path, np.random.default_rng(seed).integers(0, 256, (400, 96, 3), dtype=np.uint8))
+    argv = ["infer", *paths, "-o", str(tmp_path / "out"), "--weights", weights, "--device", "cpu"]
+    assert main([*argv, "--json"]) == 0
+    assert json.loads(capsys.readouterr().out)["pairs"][0]["matched"] == "the whole image"
+    run = StereoPredictor(load_model(weights, "cpu"))
+    memory = (run.estimate(400, 96) + 400 * 96 * HELD_BYTES) // 2**10 - 1  # KiB: just too little for the whole
+    assert main([*argv, "--json", "--max-memory", f"{memory}K"]) == 0
+    assert json.loads(capsys.readouterr().out)["pairs"][0]["matched"] == "tiles: 2 bands of 320x96"
+    told = [text for text in caplog.messages if text.startswith("tiles: 2 bands of 320x96 (whole image needs about ")]
+    assert len(told) == 1 and told[0].endswith("MiB are allowed)")
+    line = refused(capsys, *argv, "--max-memory", "1M", "--max-disparity", "40")
+    assert "96x400 px need about" in line and "1 MiB are allowed" in line
 
 
 def test_evaluate_refuses_an_empty_disparity_file(tmp_path, weights, capsys):

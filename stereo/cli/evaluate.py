@@ -8,7 +8,15 @@ from pathlib import Path
 from typing import Any
 
 from datasets.base import DATASETS, open_dataset
-from stereo.cli.shared import add_device, add_precision, add_weights, load_predictor, make_folder, say
+from stereo.cli.shared import (
+    add_device,
+    add_memory,
+    add_precision,
+    add_weights,
+    load_predictor,
+    make_folder,
+    say,
+)
 from stereo.engine.evaluate import Report, evaluate, format_table, make_card, write_card, write_csv
 from stereo.inference.sgbm import SgbmPredictor, search_range
 
@@ -19,6 +27,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     add_weights(parser)
     add_device(parser)
     add_precision(parser)
+    add_memory(parser)
     parser.add_argument("--data", required=True, metavar="NAME:PATH", help=f"NAME is one of {', '.join(DATASETS)}; "
                        "for example pairs:FOLDER, or generated:7:50 for 50 scenes of seed 7")  # fmt: skip
     parser.add_argument("--baseline", choices=["sgbm"], help="score OpenCV's semi-global matching on the same pixels")

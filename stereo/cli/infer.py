@@ -7,7 +7,15 @@ import time
 from pathlib import Path
 from typing import Any
 
-from stereo.cli.shared import add_device, add_precision, add_weights, load_predictor, make_folder, say
+from stereo.cli.shared import (
+    add_device,
+    add_memory,
+    add_precision,
+    add_weights,
+    load_predictor,
+    make_folder,
+    say,
+)
 from stereo.geometry import read_middlebury_calib
 from stereo.image_io import read_image
 from stereo.inference.outputs import write_depth, write_maps, write_sidecar
@@ -22,6 +30,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     add_weights(parser)
     add_device(parser)
     add_precision(parser)
+    add_memory(parser)
     parser.add_argument("left", help="left image, or a folder of left images")
     parser.add_argument("right", help="right image, or a folder of right images with the same file names")
     parser.add_argument("-o", "--output", default="out", help="folder for the results (default: out)")
@@ -57,7 +66,8 @@ def run(args: argparse.Namespace) -> dict[str, Any]:
             "occluded_share": float((results[0].occlusion > 0.5).mean()),
             "weights": weights,
             "precision": predictor.precision,
-            "device": str(next(predictor.model.parameters()).device),
+            "device": str(predictor.device),
+            "matched": str(predictor.plan),
             "seconds": seconds,
             "version": __version__,
         }

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import argparse
 import hashlib
+import math
+import re
 import sys
 from pathlib import Path
 from typing import Any
@@ -41,10 +43,38 @@ def add_device(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--device", help="cpu or cuda (default: a GPU when there is one)")
 
 
+def add_memory(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("--max-memory", type=memory_size, metavar="SIZE", help="what a prediction may take, for example 2G; "
+                        "larger pairs are matched in tiles (default: what is free)")  # fmt: skip
+    parser.add_argument("--max-disparity", type=positive, metavar="PX", help="no disparity is larger; used where tiles must be "
+                        "narrower than the image (default: found on a smaller copy of the pair)")  # fmt: skip
+
+
+def memory_size(text: str) -> int:
+    """'2G' -> 2 * 2**30 bytes; K, M, G or T, also as GB or GiB. Raises ArgumentTypeError."""
+    given = re.fullmatch(r"(\d+\.?\d*|\.\d+)([KMGT])(i?B)?", text.strip(), re.IGNORECASE)
+    size = int(float(given[1]) * 1024 ** ("KMGT".index(given[2].upper()) + 1)) if given else 0
+    if size < 1:
+        raise argparse.ArgumentTypeError(f"got '{text}', expected a size above 0 with its unit K, M, G or T, for example 2G")
+    return size
+
+
+def positive(text: str) -> float:
+    """A finite number above 0. Raises ArgumentTypeError."""
+    try:
+        number = float(text)
+    except ValueError:
+        number = math.nan
+    if not 0 < number < math.inf:
+        raise argparse.ArgumentTypeError(f"got '{text}', expected a number above 0")
+    return number
+
+
 def load_predictor(args: argparse.Namespace) -> tuple[StereoPredictor, dict[str, Any]]:
-    """The predictor that --weights, --device and --precision ask for, and what a result card says about it."""
+    """The predictor that the options ask for, with those of ``add_memory`` or without, and what a result card says about it."""
     keep_freed_memory()
     path = Path(args.weights) if args.weights else default_weights()
     model = load_model(path, args.device)
     facts = {"name": path.name, "sha256": hashlib.sha256(path.read_bytes()).hexdigest(), "preset": model.config.preset}
-    return StereoPredictor(model, args.precision), facts
+    limits = getattr(args, "max_memory", None), getattr(args, "max_disparity", None)
+    return StereoPredictor(model, args.precision, *limits), facts
