@@ -72,7 +72,7 @@ def network_cases(height: int, width: int, slow: bool) -> list[Case]:
     rng = np.random.default_rng(0)
     left, right = (rng.integers(0, 256, (height, width, 3), dtype=np.uint8) for _ in range(2))
     shipped = StereoPredictor(build_model("small"))
-    plain = StereoPredictor(build_model("small"), "fp32")
+    plain = StereoPredictor(build_model("small"), precision="fp32")
     sparse = StereoPredictor(build_model(ModelConfig(matching="sparse")))
     sgbm = SgbmPredictor(256)
     cases = [

@@ -41,7 +41,7 @@ def main() -> None:
     samples = open_dataset(args.data)
     rows: dict[str, dict] = {}
     for name, path in named.items():
-        report = evaluate(StereoPredictor(load_model(path), "fp32").predict, samples, progress=False)
+        report = evaluate(StereoPredictor(load_model(path), precision="fp32").predict, samples, progress=False)
         scores = {key: report.summary[key] for key in SCORES}
         first = next(iter(rows.values()))["mean"] if rows else scores
         rows[name] = {

@@ -57,7 +57,7 @@ def main() -> None:
     for way, (precision, changes) in WAYS.items():
         model = build_model(replace(trained.config, **changes))
         model.load_state_dict(trained.state_dict())
-        predict = StereoPredictor(model, precision).predict
+        predict = StereoPredictor(model, precision=precision).predict
         rows[way] = {}
         for name, samples in data.items():
             summary = evaluate(predict, samples, progress=False).summary

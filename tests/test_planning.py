@@ -101,7 +101,7 @@ def test_what_is_called_plenty_is_more_than_the_estimate(name):
 
 
 class Shifted(nn.Module):
-    granularity, min_side, row_margin, tile_step, depends_on_all = 16, 16, 96, 32, False
+    granularity, min_side, row_margin, tile_step, depends_on_all, bears_bf16 = 16, 16, 96, 32, False, False
     config = SimpleNamespace(channels=8)
     reach = 40
 

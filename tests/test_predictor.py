@@ -78,8 +78,8 @@ def test_precision_is_a_choice(monkeypatch):
         monkeypatch.setattr(inference, "computes_bf16", lambda device, able=able: able)
         assert stereo.StereoPredictor(model).precision == expected
         assert stereo.StereoPredictor(stereo.build_model("sttr-light")).precision == "fp32"
-    plain, low = (stereo.StereoPredictor(model, name).predict(*pair(48, 96)) for name in ("fp32", "bf16"))
+    plain, low = (stereo.StereoPredictor(model, precision=name).predict(*pair(48, 96)) for name in ("fp32", "bf16"))
     assert low.disp.dtype == low.occlusion.dtype == low.confidence.dtype == np.float32
     assert 0 < np.abs(low.disp - plain.disp).mean() < 1
     with pytest.raises(InputError, match="got precision 'fp16', expected one of auto, bf16, fp32"):
-        stereo.StereoPredictor(model, "fp16")
+        stereo.StereoPredictor(model, precision="fp16")

@@ -77,4 +77,4 @@ def load_predictor(args: argparse.Namespace) -> tuple[StereoPredictor, dict[str,
     model = load_model(path, args.device)
     facts = {"name": path.name, "sha256": hashlib.sha256(path.read_bytes()).hexdigest(), "preset": model.config.preset}
     limits = getattr(args, "max_memory", None), getattr(args, "max_disparity", None)
-    return StereoPredictor(model, args.precision, *limits), facts
+    return StereoPredictor(model, *limits, precision=args.precision), facts

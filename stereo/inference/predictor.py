@@ -78,9 +78,9 @@ class StereoPredictor:
     def __init__(
         self,
         model: Network,
-        precision: str = "auto",
         max_memory_bytes: int | None = None,
         max_disparity: float | None = None,
+        precision: str = "auto",
     ):
         if precision not in PRECISIONS:
             raise InputError(f"got precision '{precision}', {near_matches(precision, PRECISIONS)}")
