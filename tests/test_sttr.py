@@ -271,7 +271,7 @@ def test_the_predictor_pads_to_what_the_network_needs_and_no_further(size: tuple
     left, right = rng.integers(0, 256, (2, *size, 3), dtype=np.uint8)
     seen = []
     model = network()
-    model.register_forward_pre_hook(lambda _, given: seen.append(tuple(given[0].shape[2:])))
+    model.tokenizer.register_forward_pre_hook(lambda _, given: seen.append(tuple(given[0].shape[2:])))
     result = StereoPredictor(model).predict(left, right)
     assert seen == [(max(size[0], 121), max(size[1], 121))]
     assert result.disp.shape == result.occlusion.shape == result.confidence.shape == size
