@@ -7,13 +7,13 @@ from torch import Tensor
 
 from stereo import kernels
 from stereo.attention.sparse import KeyGrid, child_nodes
-from stereo.attention.tree import effective_levels, pool_grid, to_children
+from stereo.attention.tree import effective_levels, pool_grid
 from stereo.kernels import reference
 
 
 @torch.no_grad()
 def row_candidates(
-    q: Tensor, k: Tensor, levels: int, topk: int, side: Tensor | None = None, pool: str = "mean_max", kernel: str = "auto"
+    q: Tensor, k: Tensor, levels: int, topk: int, side: Tensor | None = None, kernel: str = "auto"
 ) -> Tensor:
     """The children of the topk keys with the highest products on the level above -> (B, H, W, heads, M) int64, M <= 2 * topk.
 
@@ -26,11 +26,11 @@ def row_candidates(
     level = reference.quadtree_level if fused is None else fused.quadtree_level
     tree = [(q, k)]
     for _ in range(effective_levels(levels, grid) - 1):
-        tree.append((shrink(tree[-1][0], pool == "mean_max"), shrink(tree[-1][1], pool == "mean_max")))
+        tree.append((shrink(tree[-1][0], True), shrink(tree[-1][1], True)))
     if len(tree) == 1:
         return torch.arange(grid.count, device=q.device).expand(*q.shape[:4], -1)
     chosen, share = None, torch.ones((), device=q.device)
     for queries, keys in reversed(tree[1:]):
         _, chosen = level(queries, keys, keys, chosen, None, share, side, topk, None)
     assert chosen is not None  # there are two levels at least
-    return to_children(child_nodes(chosen.long(), KeyGrid.of(tree[1][1], "row"), grid), q)
+    return reference.to_children(child_nodes(chosen.long(), KeyGrid.of(tree[1][1], "row"), grid), q)

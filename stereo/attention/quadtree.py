@@ -18,7 +18,8 @@ from stereo import kernels
 from stereo.attention.contract import check_inputs, check_key_mask, columns_of, masked_softmax
 from stereo.attention.position import Position, Rotary
 from stereo.attention.sparse import KeyGrid, allowed_candidates, candidate_scores, candidate_values, child_nodes
-from stereo.attention.tree import Pyramid, effective_levels, to_children
+from stereo.attention.tree import Pyramid, effective_levels
+from stereo.kernels.reference import to_children
 
 
 @dataclass(frozen=True)

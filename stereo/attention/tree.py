@@ -21,11 +21,6 @@ def effective_levels(levels: int, keys: KeyGrid) -> int:
     return levels
 
 
-def to_children(x: Tensor, finer: Tensor) -> Tensor:
-    """Each node's content copied to those of its 2x2 children that exist on the grid of ``finer``: (B, H, W, ...)."""
-    return x.repeat_interleave(2, dim=1).repeat_interleave(2, dim=2)[:, : finer.shape[1], : finer.shape[2]]
-
-
 def pool_grid(x: Tensor, with_max: bool, visible: Tensor | None = None) -> Tensor:
     """2x2 pooling of (B, H, W, heads, d) -> (B, ceil(H/2), ceil(W/2), heads, d). A cell beyond the edge counts nowhere.
 

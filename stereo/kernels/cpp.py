@@ -7,12 +7,13 @@ Signatures: stereo/kernels/reference.py. Sources: stereo/kernels/cpu. Compiled o
 from __future__ import annotations
 
 import functools
+from collections.abc import Callable
 from typing import Any
 
 import torch
 from torch import Tensor
 
-from stereo.kernels import build
+from stereo.kernels import build, shapes
 from stereo.types import InputError
 
 DTYPES = (torch.float32, torch.bfloat16, torch.float64)
@@ -81,7 +82,9 @@ def _load() -> str:
 
 def _register() -> None:
     """Shapes of the results for tracing (torch.compile, export), and gradients."""
-    for name, fake in (("scores", _fake_scores), ("values", _fake_values), ("pool", _fake_pool), ("level", _fake_level)):
+    fakes: dict[str, Callable] = {"scores": shapes.scores, "values": shapes.values, "pool": shapes.pooled}
+    fakes |= {"sum_of_children": shapes.pooled, "level": shapes.level, "level_backward": shapes.level_gradients}
+    for name, fake in fakes.items():
         torch.library.register_fake(f"stereo_cpu::{name}", fake)
     for name, backward, save in (
         ("scores", _scores_backward, _save_all),
@@ -91,35 +94,8 @@ def _register() -> None:
     ):
         torch.library.register_autograd(f"stereo_cpu::{name}", backward, setup_context=save)
     for name in ("scores", "values"):  # two gradients like the two inputs, whichever are asked for
-        torch.library.register_fake(f"stereo_cpu::{name}_backward", lambda grad, a, b, *_: (_like(a), _like(b)))
-    torch.library.register_fake("stereo_cpu::sum_of_children", lambda x: _fake_pool(x, False))
-    torch.library.register_fake("stereo_cpu::pool_backward", lambda grad, x, with_max: _like(x))
-    torch.library.register_fake(
-        "stereo_cpu::level_backward",
-        lambda grad, q, k, v, parent, share, *_: (_like(q), _like(k), _like(v), _like(share)),
-    )
-
-
-def _like(x: Tensor) -> Tensor:
-    return x.new_empty(x.shape)
-
-
-def _fake_scores(q: Tensor, k: Tensor, index: Tensor) -> Tensor:
-    return k.new_empty(index.shape)
-
-
-def _fake_values(weights: Tensor, v: Tensor, index: Tensor) -> Tensor:
-    return v.new_empty((*index.shape[:4], v.shape[-1]))
-
-
-def _fake_pool(x: Tensor, with_max: bool) -> Tensor:
-    B, H, W, heads, d = x.shape
-    return x.new_empty((B, (H + 1) // 2, (W + 1) // 2, heads, d))
-
-
-def _fake_level(q, k, v, parent, coarse, share, side, topk, turn_q, turn_k) -> tuple[Tensor, Tensor]:
-    kept = min(topk, k.shape[2] if parent is None else 2 * parent.shape[-1])
-    return _like(q), q.new_empty((*q.shape[:4], kept), dtype=torch.int32)
+        torch.library.register_fake(f"stereo_cpu::{name}_backward", lambda grad, a, b, *_: (shapes.like(a), shapes.like(b)))
+    torch.library.register_fake("stereo_cpu::pool_backward", lambda grad, x, with_max: shapes.like(x))
 
 
 def _save_all(ctx: Any, inputs: tuple, output: Any) -> None:

@@ -61,7 +61,7 @@ def quadtree_level(
         candidates = torch.arange(count, device=q.device).expand(*q.shape[:4], -1)
     else:
         children = torch.cat([2 * parent, 2 * parent + 1], dim=-1).long()
-        candidates = _to_children(torch.where((children >= 0) & (children < count), children, count), q)
+        candidates = to_children(torch.where((children >= 0) & (children < count), children, count), q)
     allowed = candidates < count
     if side is not None:
         columns = torch.arange(q.shape[2], device=q.device)[:, None, None]
@@ -73,7 +73,7 @@ def quadtree_level(
     message = gather_values(weights.to(scores.dtype), v, existing) * share.to(v.dtype)
     best = wide.topk(min(topk, wide.shape[-1]), dim=-1)
     chosen = candidates.gather(-1, best.indices).masked_fill(best.values == float("-inf"), count)
-    return message if coarse is None else message + _to_children(coarse, q), chosen.int()
+    return message if coarse is None else message + to_children(coarse, q), chosen.int()
 
 
 def turned(x: Tensor, by: Tensor) -> Tensor:
@@ -90,6 +90,6 @@ def sum_of_children(x: Tensor) -> Tensor:
     return x.unflatten(2, (-1, 2)).unflatten(1, (-1, 2)).sum(dim=(2, 4))
 
 
-def _to_children(x: Tensor, finer: Tensor) -> Tensor:
+def to_children(x: Tensor, finer: Tensor) -> Tensor:
     """Each node's content copied to those of its 2x2 children that exist on the grid of ``finer``."""
     return x.repeat_interleave(2, dim=1).repeat_interleave(2, dim=2)[:, : finer.shape[1], : finer.shape[2]]

@@ -15,6 +15,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from stereo.kernels import shapes
 from stereo.types import InputError
 
 DTYPES = (torch.float32, torch.bfloat16, torch.float16)
@@ -162,10 +163,6 @@ def _dense_last(x: Tensor) -> Tensor:
     return x if x.stride(-1) == 1 else x.contiguous()
 
 
-def _empty(x: Tensor) -> Tensor:
-    return x.new_empty(x.shape)
-
-
 def _run_scores(q: Tensor, k: Tensor, index: Tensor) -> Tensor:
     q, k, index = _dense_last(q), _dense_last(k), index.contiguous()
     out = q.new_empty(index.shape)
@@ -215,7 +212,7 @@ def _turned(x: Tensor, by: Tensor, dtype: torch.dtype, direction: int = 1) -> Te
 def _run_pool(x: Tensor, with_max: bool, total: bool = False) -> Tensor:
     x = x.contiguous()
     _, H, W, heads, d = x.shape
-    out = _fake_pool(x)
+    out = shapes.pooled(x)
     flags = {"WITH_MAX": with_max, "SUM": total, "BLOCK": CELLS}
     _launch(_kernels().pool_forward, -(-out.numel() // CELLS), x, x, out, out.numel(), H, W, heads * d, **flags)
     return out
@@ -242,7 +239,7 @@ def _run_level(
     turn_q: Tensor | None,
     turn_k: Tensor | None,
 ) -> tuple[Tensor, Tensor]:
-    message, chosen = _fake_level(q, k, v, parent, coarse, share, side, topk, turn_q, turn_k)
+    message, chosen = shapes.level(q, k, v, parent, coarse, share, side, topk, turn_q, turn_k)
     q, k, v = *_prepared(q, k, turn_q, turn_k), _dense_last(v)
     kept = chosen.shape[-1]
     tile, flags, sizes, programs = _level_grid(q, k, parent, side)
@@ -300,26 +297,8 @@ def _level_grid(q: Tensor, k: Tensor, parent: Tensor | None, side: Tensor | None
     return tile, flags, (H, W, count, heads, d, blocks, entries, places), programs
 
 
-def _fake_scores(q: Tensor, k: Tensor, index: Tensor) -> Tensor:
-    return q.new_empty(index.shape)
-
-
-def _fake_values(weights: Tensor, v: Tensor, index: Tensor) -> Tensor:
-    return v.new_empty((*index.shape[:4], v.shape[-1]))
-
-
 def _fake_scatter(weights: Tensor, x: Tensor, index: Tensor, columns: int) -> Tensor:
     return x.new_empty((*x.shape[:2], columns, *x.shape[3:]))
-
-
-def _fake_pool(x: Tensor, with_max: bool = False, total: bool = False) -> Tensor:
-    B, H, W, heads, d = x.shape
-    return x.new_empty((B, (H + 1) // 2, (W + 1) // 2, heads, d))
-
-
-def _fake_level(q, k, v, parent, coarse, share, side, topk, turn_q, turn_k) -> tuple[Tensor, Tensor]:
-    kept = min(topk, k.shape[2] if parent is None else 2 * parent.shape[-1])
-    return _empty(q), q.new_empty((*q.shape[:4], kept), dtype=torch.int32)
 
 
 def _register() -> None:
@@ -327,21 +306,21 @@ def _register() -> None:
     grid = "Tensor q, Tensor k, Tensor v, Tensor? parent"
     turns = "Tensor? turn_q, Tensor? turn_k"
     for name, schema, run, fake in (
-        ("scores", "(Tensor q, Tensor k, Tensor index) -> Tensor", _run_scores, _fake_scores),
-        ("values", "(Tensor weights, Tensor v, Tensor index) -> Tensor", _run_values, _fake_values),
+        ("scores", "(Tensor q, Tensor k, Tensor index) -> Tensor", _run_scores, shapes.scores),
+        ("values", "(Tensor weights, Tensor v, Tensor index) -> Tensor", _run_values, shapes.values),
         ("scatter", "(Tensor weights, Tensor x, Tensor index, SymInt columns) -> Tensor", _run_scatter, _fake_scatter),
-        ("pool", "(Tensor x, bool with_max, bool total=False) -> Tensor", _run_pool, _fake_pool),
+        ("pool", "(Tensor x, bool with_max, bool total=False) -> Tensor", _run_pool, shapes.pooled),
         (
             "pool_backward", "(Tensor grad, Tensor x, bool with_max) -> Tensor",
-            _run_pool_backward, lambda grad, x, with_max: _empty(x),
+            _run_pool_backward, lambda grad, x, with_max: shapes.like(x),
         ),
         (
             "level", f"({grid}, Tensor? coarse, Tensor share, Tensor? side, SymInt topk, {turns}) -> (Tensor, Tensor)",
-            _run_level, _fake_level,
+            _run_level, shapes.level,
         ),
         (
             "level_backward", f"(Tensor grad, {grid}, Tensor share, Tensor? side, {turns}) -> (Tensor, Tensor, Tensor, Tensor)",
-            _run_level_backward, lambda grad, q, k, v, parent, share, *_: (_empty(q), _empty(k), _empty(v), _empty(share)),
+            _run_level_backward, shapes.level_gradients,
         ),
     ):  # fmt: skip
         operator = torch.library.custom_op(f"stereo_triton::{name}", run, mutates_args=(), schema=schema)

@@ -29,7 +29,6 @@ void run_tasks(const Job& job, int64_t begin, int64_t end) {
   constexpr int L = Simd<S>::lanes;
   const int64_t d = job.d, M = job.M, W = job.W, Wk = job.Wk;
   const int64_t nv = NV ? NV : (d + L - 1) / L;
-  const bool full = NV && d == NV * L;  // lets the compiler see a constant length
   const bool want_dot = job.dot.data != nullptr, want_combine = job.combine.data != nullptr;
   const bool want_scatter = job.scatter.data != nullptr;
 
@@ -41,20 +40,8 @@ void run_tasks(const Job& job, int64_t begin, int64_t end) {
   V* const x = x_memory.get();
   S *const a = a_memory.get(), *const dots = dot_memory.get();
 
-  auto read = [&](V* to, const T* from) {
-    if (full) {
-      load_row(reinterpret_cast<S*>(to), from, NV * L);
-    } else {
-      load_row(reinterpret_cast<S*>(to), from, d);
-    }
-  };
-  auto write = [&](T* to, const V* from) {
-    if (full) {
-      store_row(to, reinterpret_cast<const S*>(from), NV * L);
-    } else {
-      store_row(to, reinterpret_cast<const S*>(from), d);
-    }
-  };
+  auto read = [&](V* to, const T* from) { read_head<S, NV>(to, from, d); };
+  auto write = [&](T* to, const V* from) { write_head<S, NV>(to, from, d); };
 
   for (int64_t task = begin; task < end; ++task) {
     const int64_t groups = job.heads / G;

@@ -111,20 +111,8 @@ void run_tasks(const Job& job, int64_t begin, int64_t end) {
 
   auto scalars = [](V* x) { return reinterpret_cast<S*>(x); };
   auto vector = [](S* x) -> V& { return *reinterpret_cast<V*>(x); };  // of scratch, which is aligned
-  auto read = [&](V* to, const T* from) {
-    if (NV && d == NV * L) {
-      load_row(scalars(to), from, NV * L);
-    } else {
-      load_row(scalars(to), from, d);
-    }
-  };
-  auto write = [&](T* to, const V* from) {
-    if (NV && d == NV * L) {
-      store_row(to, reinterpret_cast<const S*>(from), NV * L);
-    } else {
-      store_row(to, reinterpret_cast<const S*>(from), d);
-    }
-  };
+  auto read = [&](V* to, const T* from) { read_head<S, NV>(to, from, d); };
+  auto write = [&](T* to, const V* from) { write_head<S, NV>(to, from, d); };
 
   for (int64_t task = begin; task < end; ++task) {
     const int64_t groups = job.heads / G;

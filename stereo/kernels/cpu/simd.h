@@ -138,6 +138,28 @@ inline void store_row(T* __restrict to, const S* __restrict from, int64_t d) {
   for (int64_t c = 0; c < d; ++c) store(to[c], from[c]);
 }
 
+// One head's d channels into scratch of NV vectors (0: as many as it takes), and back. A row that fills its vectors has a length that
+// the compiler knows.
+template <typename S, int NV, typename T>
+inline void read_head(typename Simd<S>::type* to, const T* from, int64_t d) {
+  constexpr int64_t whole = NV * Simd<S>::lanes;
+  if (NV && d == whole) {
+    load_row(reinterpret_cast<S*>(to), from, whole);
+  } else {
+    load_row(reinterpret_cast<S*>(to), from, d);
+  }
+}
+
+template <typename S, int NV, typename T>
+inline void write_head(T* to, const typename Simd<S>::type* from, int64_t d) {
+  constexpr int64_t whole = NV * Simd<S>::lanes;
+  if (NV && d == whole) {
+    store_row(to, reinterpret_cast<const S*>(from), whole);
+  } else {
+    store_row(to, reinterpret_cast<const S*>(from), d);
+  }
+}
+
 #if defined(__GNUC__) && !defined(__clang__)
 // Sums of `lanes` vectors at once: each step adds the halves of neighbouring groups, so the sums end in lane order. A third of the
 // shuffles of summing each vector on its own.
