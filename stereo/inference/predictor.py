@@ -13,7 +13,6 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from stereo.config import near_matches
-from stereo.engine.count import trace_bytes
 from stereo.engine.memory import free_bytes
 from stereo.inference.planning import HEADROOM, HELD_BYTES, WORK_SPACE, Plan, Span, binary_size, cut, plan_bands, plan_blocks
 from stereo.model.build import Network
@@ -128,6 +127,8 @@ class StereoPredictor:
 
     def estimate(self, height: int, width: int) -> int:
         """Most bytes that the network holds for a pair of such padded sides: traced without running it, once for each size."""
+        from stereo.engine.count import trace_bytes  # imports Triton wherever that is installed; most pairs need no trace
+
         size = height, width
         if size not in self._traced:
             shape = (2, 3, *size)
