@@ -6,6 +6,7 @@ import functools
 import logging
 from types import ModuleType
 
+import torch
 from torch import Tensor
 
 from stereo.config import near_matches
@@ -20,8 +21,13 @@ FUSED = (cpp, triton_backend)  # those that do a whole level in one pass
 MATMUL_MAX_WIDTH = 512
 
 
-@functools.cache
 def _announce(choice: str, reason: str) -> None:
+    if not torch.compiler.is_compiling():  # nothing that a compiled network should do
+        _announce_once(choice, reason)
+
+
+@functools.cache
+def _announce_once(choice: str, reason: str) -> None:
     logging.getLogger(__name__).info("kernel backend: %s (%s)", choice, reason)
 
 

@@ -19,6 +19,7 @@ from stereo.types import InputError
 DTYPES = (torch.float32, torch.bfloat16, torch.float64)
 
 
+@torch.compiler.assume_constant_result  # a compiled network asks while it is traced, not when it runs
 def available() -> str:
     """Empty when the backend works here, else why not and what to do, in one line. The first call builds it if need be."""
     return _load()
@@ -59,7 +60,7 @@ def quadtree_level(
 
 def _prepare(*tensors: Tensor) -> tuple[Tensor, ...]:
     """All in the dtype a matmul would take: autocast's when that is on (it leaves float64 alone), else the widest one."""
-    reason = _load()
+    reason = available()
     if reason:
         raise InputError(f"kernel=cpp is not available: {reason}")
     if any(x.device.type != "cpu" for x in tensors):

@@ -67,7 +67,8 @@ def contrasts(disp: Tensor, confidence: Tensor) -> Tensor:
     maps = []
     weighted = torch.stack([disp * confidence, confidence], dim=1)
     for size in BLURS:
-        total = F.avg_pool2d(weighted, size, stride=1, padding=size // 2, count_include_pad=False)
+        total = F.avg_pool2d(weighted, (1, size), stride=1, padding=(0, size // 2), count_include_pad=False)
+        total = F.avg_pool2d(total, (size, 1), stride=1, padding=(size // 2, 0), count_include_pad=False)
         maps.append(torch.asinh(disp - total[:, 0] / total[:, 1].clamp(min=1e-3)))
     return torch.stack(maps, dim=1)
 
