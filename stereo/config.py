@@ -39,7 +39,7 @@ class ModelConfig(AttentionConfig):
     layers: int = 3  # T, each one self layer and one cross layer
     heads: int = 3
     expansion: int = 2  # hidden width of the feed-forward part, in units of C
-    # sparse: over what a descent of the quadtree finds; dense: over all pairs of a row, as weights before 0.3.0, which do not say
+    # sparse: over what a descent of the quadtree finds; dense: over all pairs of a row, as in weights that do not say
     matching: str = "dense"
     match_levels: int = 3  # of that descent
     match_topk: int = 12  # keys kept per token and level; twice as many matches are looked at

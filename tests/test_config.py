@@ -12,7 +12,6 @@ import pytest
 from stereo.config import (
     PRESETS,
     DataConfig,
-    ModelConfig,
     Recipe,
     TrainConfig,
     from_dict,

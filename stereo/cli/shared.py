@@ -38,7 +38,7 @@ def add_precision(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--precision", choices=PRECISIONS, default="auto",
                         help="of the network's products (default: bf16 where it is fast and harmless, else fp32)")  # fmt: skip
     parser.add_argument("--compile", action="store_true",
-                        help="let torch.compile translate the network first: for many pairs on a GPU, takes minutes on a CPU")  # fmt: skip
+                        help="let torch.compile translate the network first: for many pairs on a GPU")  # fmt: skip
 
 
 def add_device(parser: argparse.ArgumentParser) -> None:
