@@ -237,7 +237,7 @@ def test_training_renders_its_scenes_where_it_runs(tmp_path, monkeypatch):
     crumb += ["train.validation_scenes=1", "train.threads=0"]
     argv = ["train", str(ROOT / "experiments" / "smoke.toml"), "-o", str(tmp_path / "run"), "--device", "cpu"]
     assert main([*argv, *(x for setting in crumb for x in ("--set", setting))]) == 0
-    assert asked == ["cpu"]
+    assert asked == [torch.device("cpu")]
 
 
 def refused_after(capsys, *argv: str) -> str:
