@@ -27,8 +27,7 @@ class Log:
     def __init__(self, run: RunDir, train: TrainConfig, course: Course, clock: Clock, progress: bool) -> None:
         self.run, self.train, self.course, self.clock = run, train, course, clock
         self.writer = SummaryWriter(str(run.path), purge_step=course.step) if rank() == 0 else None
-        silent = not progress or rank() > 0
-        self._bar = tqdm(total=train.steps, initial=course.step, disable=silent, unit="step")
+        self.progress = progress and rank() == 0
         self._waited = self._busy = 0.0  # seconds: of the last step for its data, of all steps since the last line
         self._steps = 0
         self._mark = time.perf_counter()
@@ -37,17 +36,17 @@ class Log:
         return self
 
     def __exit__(self, *_: Any) -> None:
-        self._bar.close()
         if self.writer:
             self.writer.close()
 
     def watched(self, source: Iterable[T]) -> Iterator[T]:
         """The steps' data; how long each is waited for, and what its step takes, is measured."""
-        self._mark = time.perf_counter()
-        for item in source:
-            self._waited = time.perf_counter() - self._mark
-            yield item
+        with tqdm(total=self.train.steps, initial=self.course.step, disable=not self.progress, unit="step") as self._bar:
             self._mark = time.perf_counter()
+            for item in source:
+                self._waited = time.perf_counter() - self._mark
+                yield item
+                self._mark = time.perf_counter()
 
     def step(self, outcome: Outcome) -> None:
         """Right after a step, whose number is that of the steps done before it."""
