@@ -6,14 +6,14 @@ import math
 from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
-from typing import Any
 
 import pytest
 import torch
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
+from training_case import RECIPE, H, W, batches, make_batch, train, with_train
 
 from stereo.checkpoint import load_model, load_state
-from stereo.config import LossConfig, Recipe, TrainConfig, preset
+from stereo.config import LossConfig
 from stereo.engine.fit import Batches, fit
 from stereo.engine.guard import NonFiniteLossError
 from stereo.engine.learner import visible_error
@@ -21,37 +21,6 @@ from stereo.engine.schedule import warmup_cosine
 from stereo.model.build import build_model
 from stereo.model.stereo_model import StereoModel
 from stereo.types import Batch, InputError, Prediction
-
-H, W = 32, 64
-RECIPE = Recipe(
-    model=preset("tiny"),
-    train=TrainConfig(steps=6, batch_size=2, warmup_steps=2, log_every=1, image_every=100, checkpoint_every=3, seed=11),
-)
-
-
-def with_train(**changes: Any) -> Recipe:
-    return replace(RECIPE, train=replace(RECIPE.train, **changes))
-
-
-def make_batch(step: int) -> Batch:
-    """A pure function of the step, as the data sets' batches are."""
-    generator = torch.Generator().manual_seed(1000 + step)
-    left, right = torch.rand(2, 2, 3, H, W, generator=generator).unbind()
-    disp = 20 * torch.rand(2, H, W, generator=generator)
-    valid, occluded, occluded_right = (torch.rand(2, H, W, generator=generator) < p for p in (0.9, 0.2, 0.2))
-    return Batch(left, right, disp, valid, occluded, occluded_right, (f"scene-{2 * step}", f"scene-{2 * step + 1}"))
-
-
-def batches(first: int, last: int, stride: int) -> Iterator[Batch]:
-    return map(make_batch, range(first, last, stride))
-
-
-def train(run_dir: Path, recipe: Recipe = RECIPE, source: Batches = batches, **options: Any):
-    """A fresh network, always the same, through ``fit``; returns it with what fit returned."""
-    torch.manual_seed(5)
-    model = build_model(recipe.model)
-    numbers = fit(model, source, recipe, run_dir, progress=False, **options)
-    return model, numbers
 
 
 def differing(first: StereoModel, second: StereoModel) -> list[str]:

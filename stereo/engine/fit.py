@@ -18,7 +18,7 @@ from stereo.engine.distributed import everyones, from_first, rank, world_size
 from stereo.engine.guard import guard
 from stereo.engine.learner import Learner
 from stereo.engine.log import Log
-from stereo.engine.randomness import random_state, set_random_state
+from stereo.engine.randomness import random_state, seed_everything, set_random_state
 from stereo.engine.run_dir import RunDir, disk_errors_told
 from stereo.model.build import Network
 from stereo.types import Batch, InputError
@@ -54,7 +54,7 @@ def fit(
     """
     train = recipe.train
     run = RunDir(Path(run_dir))
-    torch.manual_seed(train.seed + rank())
+    seed_everything(train.seed + rank())
     learner, course = Learner(model, recipe, torch.device(device)), Course()
     going_on = resume and from_first(run.checkpoint.is_file)
     if going_on:

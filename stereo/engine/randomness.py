@@ -9,6 +9,12 @@ import numpy as np
 import torch
 
 
+def seed_everything(seed: int) -> None:
+    torch.manual_seed(seed)
+    np.random.seed(seed % 2**32)
+    random.seed(seed)
+
+
 def random_state() -> dict[str, Any]:
     """Of PyTorch (and the GPU in use), NumPy and Python."""
     kind, words, *rest = np.random.get_state(legacy=True)
