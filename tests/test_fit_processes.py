@@ -18,7 +18,7 @@ from training_case import one_process, train, with_train
 from stereo.checkpoint import load_state
 
 HERE = Path(__file__).resolve().parent
-CLOCKS = ("seconds", "closing")  # of a state: what no two runs share
+CLOCKS = ("seconds", "pace", "closing")  # of a state: what no two runs share
 EVERYTHING = {"precision": "fp16", "ema": 0.9, "accumulate": 2, "validate_every": 2, "kernel": "reference"}
 
 

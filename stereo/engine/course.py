@@ -19,6 +19,7 @@ class Course:
     step:       steps done, skipped ones included.
     position:   batches that all processes together have taken from the data.
     seconds:    of work, summed over resumes.
+    pace:       seconds that the last step took, what came with it included.
     closing:    seconds that the last validation took; a time budget leaves room for one more.
     in_a_row:   steps skipped in a row, up to now.
     best:       score of the best validation, lower is better; it was at ``best_step``.
@@ -29,6 +30,7 @@ class Course:
     step: int = 0
     position: int = 0
     seconds: float = 0.0
+    pace: float = 0.0
     closing: float = 0.0
     in_a_row: int = 0
     best: float = math.inf
@@ -62,14 +64,13 @@ class Clock:
     def __init__(self, course: Course, train: TrainConfig, budget: float = math.inf) -> None:
         self.course, self.train, self.budget = course, train, budget
         self._spent, self._began = course.seconds, time.perf_counter()
-        self._step_seconds = 0.0
 
     def tick(self) -> None:
         """After a step: read the clock, the same in every process."""
-        before, now = self.course.seconds, self._spent + time.perf_counter() - self._began
+        now = self._spent + time.perf_counter() - self._began
         if self.budget < math.inf:
             now = from_first(lambda: now)
-        self.course.seconds, self._step_seconds = now, now - before
+        self.course.pace, self.course.seconds = now - self.course.seconds, now
 
     def time_share(self) -> float:
         """Of the budget, without what closing the run takes; 0 without a budget."""
@@ -80,6 +81,6 @@ class Clock:
 
     def over(self) -> bool:
         """All steps done, no time for another one, or no better score for long."""
-        patience = self.train.patience
-        late = self.course.seconds + self._step_seconds + self.course.closing > self.budget
-        return self.course.step >= self.train.steps or late or 0 < patience <= self.course.stale
+        course, patience = self.course, self.train.patience
+        late = course.seconds + course.pace + course.closing > self.budget
+        return course.step >= self.train.steps or late or 0 < patience <= course.stale
