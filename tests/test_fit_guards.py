@@ -13,7 +13,7 @@ from typing import Any
 
 import pytest
 import torch
-from training_case import RECIPE, batches, make_batch, train, with_train
+from training_case import RECIPE, batches, make_batch, train, troubled, with_train
 
 from datasets.batches import training_batches
 from datasets.workers import Numbered, ordered_items
@@ -29,14 +29,7 @@ from stereo.types import Batch, StoppedError
 
 
 def with_bad(*numbers: int) -> Batches:
-    def source(first: int, last: int, stride: int) -> Iterator[Batch]:
-        for number in range(first, last, stride):
-            batch = make_batch(number)
-            if number in numbers:
-                batch.left[0, :, 3, 5] = math.nan
-            yield batch
-
-    return source
+    return troubled(bad=numbers)
 
 
 def log_of(run_dir: Path, kind: str) -> list[dict[str, Any]]:

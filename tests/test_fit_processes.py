@@ -45,9 +45,12 @@ def start(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Callable[[int, d
         yield start_processes
 
 
+def lines_of(run_dir: Path) -> list[dict[str, Any]]:
+    return list(map(json.loads, (run_dir / "log.jsonl").read_text(encoding="utf-8").splitlines()))
+
+
 def losses(run_dir: Path) -> list[float]:
-    lines = map(json.loads, (run_dir / "log.jsonl").read_text().splitlines())
-    return [line["loss/total"] for line in lines if line["kind"] == "train"]
+    return [line["loss/total"] for line in lines_of(run_dir) if line["kind"] == "train"]
 
 
 def differences(ours: Any, other: Any, where: str = "") -> list[str]:
@@ -87,17 +90,19 @@ def test_two_processes_learn_what_one_learns_with_twice_the_accumulation(start, 
 
 
 def test_a_killed_process_ends_the_run_which_then_goes_on_to_the_same_bits(start, tmp_path: Path):
+    """With all that has a state of its own; and the second process meets a bad batch, which both have to skip."""
     straight, broken = tmp_path / "straight", tmp_path / "broken"
-    assert [code for code, _ in start(2, {"run_dir": str(straight), "train": EVERYTHING})] == [0, 0]
     # Batches 4 s .. 4 s + 3 are step s; the second process takes the odd ones. 17 is in step 4, after the checkpoint at 3.
-    first, second = start(2, {"run_dir": str(broken), "train": EVERYTHING, "die_at": 17})
+    bad = {"bad": [11]}
+    assert [code for code, _ in start(2, {"run_dir": str(straight), "train": EVERYTHING, "trouble": bad})] == [0, 0]
+    first, second = start(2, {"run_dir": str(broken), "train": EVERYTHING, "trouble": bad | {"die_at": 17}})
     assert second[0] == -signal.SIGKILL
     assert first[0] == 1
     last = first[1].splitlines()[-1]
     assert last.startswith("stopped: process 0 of 2: another process of the run is gone")
     assert "--resume" in last
     assert load_state(broken / "checkpoint.pt")["step"] == 3
-    assert [code for code, _ in start(2, {"run_dir": str(broken), "train": EVERYTHING})] == [0, 0]
+    assert [code for code, _ in start(2, {"run_dir": str(broken), "train": EVERYTHING, "trouble": bad})] == [0, 0]
     ours, expected = (load_state(folder / "checkpoint.pt") for folder in (broken, straight))
     assert expected["ema"]["updates"] > 0
     assert expected["scaler"]["scale"] > 0
@@ -105,6 +110,10 @@ def test_a_killed_process_ends_the_run_which_then_goes_on_to_the_same_bits(start
     assert expected["position"] == 6 * 4
     assert differences(ours, expected) == []
     assert losses(broken) == losses(straight)
+    skipped = [line for line in lines_of(broken) if line["kind"] == "skip" and line["reason"] == "not finite"]
+    assert [(line["step"], line["names"], line["repro"]) for line in skipped] == [
+        (2, ["scene-22", "scene-23"], ["repro-0000002-rank1.pt"])
+    ]
 
 
 @pytest.mark.parametrize("kind", ["tensor", "number", "missing", "longer", "type"])

@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
+import math
 import os
 import signal
 import sys
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -43,14 +44,17 @@ def batches(first: int, last: int, stride: int) -> Iterator[Batch]:
     return map(make_batch, range(first, last, stride))
 
 
-def dying_at(number: int) -> Batches:
-    """The process that is to make this batch is killed."""
+def troubled(die_at: int = -1, bad: Sequence[int] = ()) -> Batches:
+    """The process that is to make batch ``die_at`` is killed; those in ``bad`` hold three values that are not finite."""
 
     def source(first: int, last: int, stride: int) -> Iterator[Batch]:
-        for each in range(first, last, stride):
-            if each == number:
+        for number in range(first, last, stride):
+            if number == die_at:
                 os.kill(os.getpid(), signal.SIGKILL)
-            yield make_batch(each)
+            batch = make_batch(number)
+            if number in bad:
+                batch.left[0, :, 3, 5] = math.nan
+            yield batch
 
     return source
 
@@ -72,12 +76,12 @@ def train(run_dir: Path, recipe: Recipe = RECIPE, source: Batches = batches, **o
 def one_process(task: dict[str, Any], rank: int, size: int, port: int, said: Path) -> None:
     """Process ``rank`` of ``size`` of a training; ``said`` receives its stderr.
 
-    task: run_dir, train (settings of [train]), and die_at for the number of a batch whose maker is killed.
+    task: run_dir, train (settings of [train]), trouble (arguments of ``troubled``).
     """
     os.environ |= {"RANK": str(rank), "LOCAL_RANK": str(rank), "WORLD_SIZE": str(size)}
     os.environ |= {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(port)}
     torch.set_num_threads(1)
-    source = dying_at(task["die_at"]) if "die_at" in task else batches
+    source = troubled(**task.get("trouble", {}))
     with said.open("w", encoding="utf-8", buffering=1) as sys.stderr:
         try:
             with joined("cpu") as device:
