@@ -2,20 +2,27 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import os
 import signal
 import socket
+import subprocess
+import sys
+import time
 from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
 from multiprocessing import get_context
 from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
+import torch.distributed as dist
 from training_case import one_process, train, with_train
 
 from stereo.checkpoint import load_state
+from stereo.engine.distributed import _fresh
 
 HERE = Path(__file__).resolve().parent
 CLOCKS = ("seconds", "pace", "closing")  # of a state: what no two runs share
@@ -128,3 +135,54 @@ def test_the_comparison_sees_every_kind_of_difference(kind: str):
         other |= {"number": {"b": {"c": 2.0}}, "missing": {"d": 1}, "longer": {"a": [1]}, "type": {"b": {"c": 1}}}[kind]
     assert differences(state(), other | {"seconds": 4.0}) != []
     assert differences(state(), state() | {"seconds": 4.0}) == []
+
+
+def test_processes_started_again_meet_in_a_fresh_part_of_the_store():
+    """The store still holds what an earlier attempt has written: its part's name, and an address that nobody listens at."""
+    store = dist.HashStore()
+    store.set("part", "stale")
+    store.set("stale/address", "of the dead")
+    with ThreadPoolExecutor(3) as pool:
+        others = [pool.submit(_fresh, store, number, 3) for number in (1, 2)]
+        time.sleep(0.1)  # both have read the stale name by now
+        assert not any(other.done() for other in others)
+        parts = [_fresh(store, 0, 3), *(other.result(timeout=30) for other in others)]
+    parts[0].set("address", "of the living")
+    assert [part.get("address") for part in parts] == [b"of the living"] * 3
+
+
+def process_of_rank(agent: int, rank: int) -> int:
+    """The process that torchrun, ``agent``, has started for this rank; 0 while there is none."""
+    with contextlib.suppress(OSError):  # a process that ended meanwhile
+        for child in Path(f"/proc/{agent}/task/{agent}/children").read_text().split():
+            if f"\0RANK={rank}\0" in Path(f"/proc/{child}/environ").read_text():
+                return int(child)
+    return 0
+
+
+@pytest.mark.slow
+@pytest.mark.skipif(not Path("/proc/self/environ").exists(), reason="processes are found through /proc")
+def test_torchrun_starts_a_run_again_that_lost_a_process(tmp_path: Path):
+    """The program itself, two processes, one of them killed: torchrun restarts both, and the end is that of one process."""
+    crumb = ["data.crops=[[32,64]]", "data.workers=1", "train.batch_size=1", "train.validation_scenes=1", "train.threads=1"]
+    crumb += ["train.steps=40", "train.checkpoint_every=5", "train.log_every=1", "train.kernel=matmul"]
+    train_verb = ["train", str(HERE.parent / "experiments" / "smoke.toml"), "--device", "cpu"]
+    train_verb += [text for setting in crumb for text in ("--set", setting)]
+    command = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2", "--max-restarts", "1"]
+    command += [str(HERE.parent / "run_stereo.py"), *train_verb, "-o", str(tmp_path / "together")]
+    with (tmp_path / "said").open("w") as said:
+        agent = subprocess.Popen(command, stdout=said, stderr=said, env=os.environ | {"OMP_NUM_THREADS": "1"})
+        checkpoint = tmp_path / "together" / "checkpoint.pt"
+        while not checkpoint.exists() and agent.poll() is None:
+            time.sleep(0.02)
+        victim = process_of_rank(agent.pid, 1)
+        assert victim, (tmp_path / "said").read_text()
+        os.kill(victim, signal.SIGKILL)
+        assert agent.wait(timeout=600) == 0, (tmp_path / "said").read_text()
+    assert "going on from step" in (tmp_path / "said").read_text()
+    assert [line["kind"] for line in lines_of(tmp_path / "together")].count("resume") == 1
+    alone = [sys.executable, str(HERE.parent / "run_stereo.py"), *train_verb, "-o", str(tmp_path / "alone")]
+    subprocess.run([*alone, "--set", "train.accumulate=2"], check=True, capture_output=True, timeout=600)
+    ours, expected = losses(tmp_path / "together"), losses(tmp_path / "alone")
+    assert len(ours) == len(expected) == 40
+    assert max(abs(a - b) for a, b in zip(ours, expected, strict=True)) <= 1e-6

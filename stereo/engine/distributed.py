@@ -6,6 +6,8 @@ A collective that fails means that another process is gone: StoppedError, one li
 from __future__ import annotations
 
 import os
+import secrets
+import time
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
 from datetime import timedelta
@@ -14,11 +16,13 @@ from typing import Any, TypeVar
 import torch
 import torch.distributed as dist
 from torch import Tensor, nn
+from torch.distributed.rendezvous import rendezvous
 
 from stereo.types import InputError, StoppedError
 
 T = TypeVar("T")
 PATIENCE = timedelta(hours=1)  # the others wait for the first process while it validates
+JOINING = timedelta(minutes=10)
 
 
 def rank() -> int:
@@ -52,7 +56,11 @@ def joined(device: str) -> Iterator[torch.device]:
             raise InputError(f"no GPU is left for {given}; lower --nproc-per-node, or add --device cpu")
         own = torch.device("cuda", local)
         torch.cuda.set_device(own)
-    dist.init_process_group("nccl" if own.type == "cuda" else "gloo", timeout=PATIENCE)
+    with _others_there():
+        store, number, size = next(rendezvous("env://", timeout=PATIENCE))
+        store = _fresh(store, number, size)
+        backend = "nccl" if own.type == "cuda" else "gloo"
+        dist.init_process_group(backend, store=store, rank=number, world_size=size, timeout=PATIENCE)
     try:
         yield own
     finally:
@@ -107,6 +115,30 @@ def everyones(value: T) -> list[T]:
     return values
 
 
+def _fresh(store: dist.Store, number: int, size: int) -> dist.Store:
+    """A part of the store that no earlier attempt has written into.
+
+    torchrun gives the processes that it starts again the store of those before, and the addresses in it are of the dead. So the
+    first process names a new part, and answers each of the others that has read the name; from a dead one there is no answer.
+    """
+    own = secrets.token_hex(8)
+    if number == 0:
+        store.set("part", own)
+        for other in range(1, size):
+            store.set(f"{own}/{store.get(f'{own}/{other}').decode()}", "read")
+        return dist.PrefixStore(own, store)
+    deadline = time.monotonic() + JOINING.total_seconds()
+    while True:
+        part = store.get("part").decode()
+        store.set(f"{part}/{number}", own)
+        try:
+            store.wait([f"{part}/{own}"], timedelta(seconds=1))
+            return dist.PrefixStore(part, store)
+        except RuntimeError:  # no answer yet
+            if time.monotonic() > deadline:
+                raise
+
+
 def _together() -> bool:
     return dist.is_available() and dist.is_initialized()
 
@@ -118,6 +150,6 @@ def _others_there() -> Iterator[None]:
     except RuntimeError as error:  # of gloo and of nccl
         reason = str(error).splitlines()[0]
         raise StoppedError(
-            f"process {rank()} of {world_size()}: another process of the run is gone ({reason}); the last checkpoint is kept: "
-            "start again with --resume, or let torchrun do so with --max-restarts"
+            f"process {os.environ.get('RANK', 0)} of {os.environ.get('WORLD_SIZE', 1)}: another process of the run is gone "
+            f"({reason}); the last checkpoint is kept: start again with --resume, or let torchrun do so with --max-restarts"
         ) from error
