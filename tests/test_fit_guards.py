@@ -5,7 +5,9 @@ from __future__ import annotations
 import json
 import math
 import os
+import re
 import signal
+import textwrap
 import time
 from collections.abc import Iterator
 from pathlib import Path
@@ -68,6 +70,18 @@ def test_the_repro_batch_shows_it_again(tmp_path: Path):
     assert not stereo_loss(model(batch.left, batch.right), batch, RECIPE.loss)["total"].isfinite()
     good = make_batch(7)
     assert stereo_loss(model(good.left, good.right), good, RECIPE.loss)["total"].isfinite()
+
+
+def test_the_lines_of_the_documentation_show_it_too(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+    text = (Path(__file__).resolve().parents[1] / "docs" / "training.md").read_text(encoding="utf-8")
+    found = re.search(r"^  ```python\n(.*?)^  ```", text, re.MULTILINE | re.DOTALL)
+    assert found
+    train(tmp_path / "runs" / "small", source=with_bad(4))
+    (tmp_path / "runs" / "small" / "repro-0000004.pt").rename(tmp_path / "runs" / "small" / "repro-0000042.pt")
+    monkeypatch.chdir(tmp_path)
+    names: dict[str, Any] = {}
+    exec(compile(textwrap.dedent(found[1]), "docs/training.md", "exec"), names)
+    assert names["prediction"].disp.isnan().any()
 
 
 def test_only_so_many_in_a_row(tmp_path: Path):
