@@ -92,7 +92,8 @@ def _deaths_told_on_asking() -> Iterator[None]:
     try:
         yield
     finally:
-        signal.signal(signal.SIGCHLD, before)
+        if before is not None:  # None: set by something else than Python, and Python cannot put it back
+            signal.signal(signal.SIGCHLD, before)
 
 
 def _told(items: Iterator[Any], numbered: Numbered, board: Tensor) -> Iterator[Any]:

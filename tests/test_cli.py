@@ -136,6 +136,8 @@ def test_infer_refuses_other_bad_input(tmp_path, pair, weights, capsys):
         (["train", "missing.toml"], "'missing.toml' does not exist"),
         (["train", "experiments/smoke.toml", "--set", "train.stps=3"], "did you mean steps"),
         (["train", "experiments/smoke.toml", "--set", "model.preset=smal"], "did you mean small"),
+        (["train", "experiments/smoke.toml", "--max-minutes", "0"], "got '0', expected a number above 0"),
+        (["train", "experiments/smoke.toml", "--set", "train.precision=fp8"], "train.precision: got 'fp8', expected one of"),
         (["train", "experiments/smoke.toml", "--set", "steps"], "expected --set section.key=value"),
         (["evaluate", "--data", "nonsense"], "expected NAME:PATH"),
         (["evaluate", "--data", "pears:x"], "did you mean pairs"),

@@ -256,11 +256,13 @@ def test_other_errors_of_the_system_are_not_hidden(tmp_path: Path, monkeypatch: 
 
 
 def test_what_a_kill_left_half_written_goes(tmp_path: Path):
-    leftover, own = tmp_path / ".0123456789ab.pt", tmp_path / ".notes.txt"
-    for path in (leftover, own):
+    leftovers, own = [tmp_path / ".0123456789ab.pt", tmp_path / "panels" / ".0123456789ab.png"], tmp_path / ".notes.txt"
+    (tmp_path / "panels").mkdir()
+    for path in (*leftovers, own, tmp_path / "best.pt"):
         path.write_bytes(b"x")
     train(tmp_path)
-    assert not leftover.exists()
+    assert not any(path.exists() for path in leftovers)
+    assert not (tmp_path / "best.pt").exists()  # of an attempt that was killed before its first checkpoint
     assert own.exists()
 
 
@@ -307,8 +309,11 @@ def trained(tmp_path_factory: pytest.TempPathFactory) -> Path:
 @pytest.mark.parametrize("pattern", ["checkpoint.pt", "*.safetensors"])
 def test_training_starts_from_given_weights(trained: Path, tmp_path: Path, pattern: str):
     (file,) = trained.glob(pattern)
-    model, _ = train(tmp_path, with_train(steps=1, init=str(file), learning_rate=1e-30, weight_decay=0.0))
-    assert same_weights(model.state_dict(), load_state(trained / "checkpoint.pt")["ema"]["weights"])
+    recipe = with_train(steps=1, init=str(file), learning_rate=1e-30, weight_decay=0.0)
+    for ema in (0.0, 0.9):  # an average begins there, too
+        model, _ = train(tmp_path / str(ema), replace(recipe, train=replace(recipe.train, ema=ema)))
+        expected = load_state(trained / "checkpoint.pt")["ema"]["weights"]
+        assert all(torch.allclose(value, expected[name], rtol=1e-6) for name, value in model.state_dict().items())
 
 
 def test_a_resumed_run_does_not_start_over(trained: Path, tmp_path: Path):

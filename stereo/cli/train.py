@@ -15,7 +15,7 @@ from datasets.procedural.dataset import GeneratedDataset
 from stereo.checkpoint import load_state, save_weights
 from stereo.cli.shared import add_device, make_folder, positive, say
 from stereo.config import Recipe, load_recipe, to_dict
-from stereo.engine.distributed import joined, rank, restarts, world_size
+from stereo.engine.distributed import everyones, from_first, joined, rank, restarts, world_size
 from stereo.engine.evaluate import cpu_name, evaluate
 from stereo.engine.fit import fit
 from stereo.engine.memory import keep_freed_memory
@@ -39,9 +39,6 @@ def run(args: argparse.Namespace) -> dict[str, Any]:
     recipe = load_recipe(args.recipe, args.set)
     train = recipe.train
     run_dir = make_folder(Path(args.output or f"runs/{recipe.name}"))
-    resume = args.resume or restarts() > 0
-    if (run_dir / "checkpoint.pt").exists() and not resume:
-        raise InputError(f"'{run_dir}' already holds a run; add --resume to go on with it, or choose another folder with -o")
     if train.threads:
         torch.set_num_threads(train.threads)
     keep_freed_memory()
@@ -54,6 +51,8 @@ def run(args: argparse.Namespace) -> dict[str, Any]:
         return {key: summary[key] for key in ("epe_noc", "epe_all", "bad3_noc", "iou_occluded")}
 
     with joined(args.device or ("cuda" if torch.cuda.is_available() else "cpu")) as device:
+        resume = args.resume or max(everyones(restarts())) > 0  # a host on which nothing died has not counted
+        from_first(partial(_check_folder, run_dir, resume))
         if rank():
             logging.getLogger().setLevel(logging.ERROR)  # the first process has said it
         batches = partial(training_batches, recipe.data, train.batch_size, device=device)
@@ -65,6 +64,11 @@ def run(args: argparse.Namespace) -> dict[str, Any]:
     listed = ", ".join(f"{key} {value:.3f}" for key, value in numbers.items())
     say(args, f"{recipe.name}: {card['steps']} steps; {train.validation_scenes} generated scenes: {listed}; {weights}")
     return card | {"weights": str(weights)}
+
+
+def _check_folder(run_dir: Path, resume: bool) -> None:
+    if not resume and (run_dir / "checkpoint.pt").exists():
+        raise InputError(f"'{run_dir}' already holds a run; add --resume to go on with it, or choose another folder with -o")
 
 
 def _card(recipe: Recipe, run_dir: Path, device: torch.device, numbers: dict[str, float]) -> dict[str, Any]:

@@ -55,12 +55,11 @@ def fit(
     train = recipe.train
     run = RunDir(Path(run_dir))
     seed_everything(train.seed + rank())
-    learner, course = Learner(model, recipe, torch.device(device)), Course()
     going_on = resume and from_first(run.checkpoint.is_file)
-    if going_on:
-        course = _restore(run, learner)
-    elif train.init:
+    if train.init and not going_on:
         initialise(model, train.init)
+    learner = Learner(model, recipe, torch.device(device))
+    course = _restore(run, learner) if going_on else Course()
     clock = Clock(course, train, 60 * max_minutes)
 
     with disk_errors_told(run.path):

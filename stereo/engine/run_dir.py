@@ -55,9 +55,11 @@ class RunDir:
         if not self.writes:
             return
         (self.path / "panels").mkdir(parents=True, exist_ok=True)
-        for file in self.path.iterdir():
+        for file in self.path.rglob(".*"):
             if LEFT_BEHIND.fullmatch(file.name):
                 file.unlink()
+        if not step:
+            self.best.unlink(missing_ok=True)  # of an attempt that was killed before its first checkpoint
         self._write_json("recipe.json", to_dict(recipe))
         self._write_json("versions.json", versions())
         kept = [line for line in self.lines() if line["step"] < step + (line["kind"] in BEFORE)] if step else []
