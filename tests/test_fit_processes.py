@@ -30,22 +30,24 @@ EVERYTHING = {"precision": "fp16", "ema": 0.9, "accumulate": 2, "validate_every"
 
 
 @pytest.fixture(scope="module")
-def start(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Callable[[int, dict[str, Any]], list[tuple[int | None, str]]]]:
-    """start(processes, task): run one training to the end of its processes; exit code and stderr of each."""
+def start(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Callable[..., list[int | None]]]:
+    """start(processes, task, said): run a training to the end of its processes; their exit codes, their stderr to ``said``."""
     context = get_context("forkserver")  # imports everything once, and has used no thread when it forks
     context.set_forkserver_preload(["training_case"])
 
-    def start_processes(size: int, task: dict[str, Any]) -> list[tuple[int | None, str]]:
+    def start_processes(size: int, task: dict[str, Any], said: list[str] | None = None) -> list[int | None]:
         with socket.socket() as probe:
             probe.bind(("127.0.0.1", 0))
             port = probe.getsockname()[1]
-        said = [tmp_path_factory.mktemp("said") / "stderr" for _ in range(size)]
-        running = [context.Process(target=one_process, args=(task, i, size, port, said[i])) for i in range(size)]
+        paths = [tmp_path_factory.mktemp("said") / "stderr" for _ in range(size)]
+        running = [context.Process(target=one_process, args=(task, i, size, port, paths[i])) for i in range(size)]
         for process in running:
             process.start()
         for process in running:
             process.join(timeout=120)
-        return [(process.exitcode, path.read_text()) for process, path in zip(running, said, strict=True)]
+        if said is not None:
+            said += [path.read_text() for path in paths]
+        return [process.exitcode for process in running]
 
     with pytest.MonkeyPatch.context() as patch:
         patch.setenv("PYTHONPATH", os.pathsep.join([str(HERE.parent), str(HERE)]))
@@ -79,7 +81,7 @@ def differences(ours: Any, other: Any, where: str = "") -> list[str]:
 def test_two_processes_learn_what_one_learns_with_twice_the_accumulation(start, tmp_path: Path):
     settings = {"steps": 20, "checkpoint_every": 20, "kernel": "reference"}
     together, alone = tmp_path / "together", tmp_path / "alone"
-    assert [code for code, _ in start(2, {"run_dir": str(together), "train": settings})] == [0, 0]
+    assert start(2, {"run_dir": str(together), "train": settings}) == [0, 0]
     threads = torch.get_num_threads()
     torch.set_num_threads(1)
     try:
@@ -96,31 +98,41 @@ def test_two_processes_learn_what_one_learns_with_twice_the_accumulation(start, 
         assert torch.allclose(value, states[1]["model"][name], rtol=0, atol=1e-6), name
 
 
-def test_a_killed_process_ends_the_run_which_then_goes_on_to_the_same_bits(start, tmp_path: Path):
-    """With all that has a state of its own; and the second process meets a bad batch, which both have to skip."""
+@pytest.mark.parametrize("size", [1, 2])
+def test_a_killed_run_goes_on_to_the_same_bits(start, tmp_path: Path, size: int):
+    """With all that has a state of its own: average, loss scale, accumulation, validations, and a bad batch to skip.
+
+    A step takes two batches of each process. The last process of step 2 meets the bad one, that of step 4 is killed, after the
+    checkpoint at 3.
+    """
     straight, broken = tmp_path / "straight", tmp_path / "broken"
-    # Batches 4 s .. 4 s + 3 are step s; the second process takes the odd ones. 17 is in step 4, after the checkpoint at 3.
-    bad = {"bad": [11]}
-    assert [code for code, _ in start(2, {"run_dir": str(straight), "train": EVERYTHING, "trouble": bad})] == [0, 0]
-    first, second = start(2, {"run_dir": str(broken), "train": EVERYTHING, "trouble": bad | {"die_at": 17}})
-    assert second[0] == -signal.SIGKILL
-    assert first[0] == 1
-    last = first[1].splitlines()[-1]
-    assert last.startswith("stopped: process 0 of 2: another process of the run is gone")
-    assert "--resume" in last
+    together = 2 * size
+    bad, deadly = 3 * together - 1, 5 * together - 1
+    assert start(size, {"run_dir": str(straight), "train": EVERYTHING, "trouble": {"bad": [bad]}}) == [0] * size
+    *others, last = start(size, {"run_dir": str(broken), "train": EVERYTHING, "trouble": {"bad": [bad], "die_at": deadly}})
+    assert last == -signal.SIGKILL
+    assert others == [1] * (size - 1)
     assert load_state(broken / "checkpoint.pt")["step"] == 3
-    assert [code for code, _ in start(2, {"run_dir": str(broken), "train": EVERYTHING, "trouble": bad})] == [0, 0]
+    assert start(size, {"run_dir": str(broken), "train": EVERYTHING, "trouble": {"bad": [bad]}}) == [0] * size
     ours, expected = (load_state(folder / "checkpoint.pt") for folder in (broken, straight))
     assert expected["ema"]["updates"] > 0
     assert expected["scaler"]["scale"] > 0
-    assert len(expected["random"]) == 2
-    assert expected["position"] == 6 * 4
+    assert len(expected["random"]) == size
+    assert expected["position"] == 6 * together
     assert differences(ours, expected) == []
     assert losses(broken) == losses(straight)
-    skipped = [line for line in lines_of(broken) if line["kind"] == "skip" and line["reason"] == "not finite"]
-    assert [(line["step"], line["names"], line["repro"]) for line in skipped] == [
-        (2, ["scene-22", "scene-23"], ["repro-0000002-rank1.pt"])
-    ]
+    (skipped,) = [line for line in lines_of(broken) if line["kind"] == "skip" and line["reason"] == "not finite"]
+    names = [f"scene-{2 * bad}", f"scene-{2 * bad + 1}"]
+    assert (skipped["step"], skipped["names"]) == (2, names)
+    assert skipped["repro"] == ["repro-0000002.pt" if size == 1 else "repro-0000002-rank1.pt"]
+
+
+def test_those_who_lose_a_process_say_so_and_end(start, tmp_path: Path):
+    said: list[str] = []
+    assert start(2, {"run_dir": str(tmp_path), "train": {}, "trouble": {"die_at": 3}}, said) == [1, -signal.SIGKILL]
+    line = said[0].splitlines()[-1]
+    assert line.startswith("stopped: process 0 of 2: another process of the run is gone (")
+    assert "--resume" in line
 
 
 @pytest.mark.parametrize("kind", ["tensor", "number", "missing", "longer", "type"])
