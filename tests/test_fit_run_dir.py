@@ -14,10 +14,12 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+from small_sttr import NARROW, network, random_batch
 from training_case import RECIPE, batches, make_batch, train, with_train
 
 from stereo.checkpoint import load_model, load_state, save_state, save_weights
 from stereo.config import Recipe, from_dict
+from stereo.engine.fit import fit
 from stereo.engine.learner import Learner
 from stereo.engine.panels import training_panel
 from stereo.engine.run_dir import RunDir
@@ -337,6 +339,18 @@ def test_weights_that_do_not_fit_are_named(trained: Path, tmp_path: Path):
     with pytest.raises(InputError, match=r"'convert published\.pth\.tar'"):
         train(tmp_path / "a", with_train(init="published.pth.tar"))
     assert not (tmp_path / "a").exists()
+
+
+def test_training_goes_on_from_a_converted_sttr(tmp_path: Path, caplog: pytest.LogCaptureFixture):
+    """Published weights carry ``faithful``; a recipe without it takes them and says so."""
+    published = network(faithful=True)
+    file = save_weights(published, tmp_path, "sttr")
+    recipe = Recipe(model=NARROW, train=replace(RECIPE.train, steps=1, init=str(file), learning_rate=1e-30, weight_decay=0.0))
+    torch.manual_seed(5)
+    model = build_model(NARROW)
+    fit(model, lambda *_: iter([random_batch(123, 141)]), recipe, tmp_path / "run", progress=False)
+    assert all(torch.allclose(value, published.state_dict()[name], atol=1e-20) for name, value in model.state_dict().items())
+    assert "faithful True (now False)" in caplog.text
 
 
 def test_settings_that_change_no_tensor_are_told(trained: Path, tmp_path: Path, caplog: pytest.LogCaptureFixture):
