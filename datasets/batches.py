@@ -7,18 +7,18 @@ from dataclasses import dataclass, fields
 
 import torch
 from torch import Tensor
-from torch.utils.data import Dataset
 
 from datasets.base import StereoDataset, open_dataset
 from datasets.cache import CachedDataset
 from datasets.frames import FrameDataset
-from datasets.loading import collate, crop_of, ordered_items, stream_batches
+from datasets.loading import collate, crop_of, stream_batches
 from datasets.mixture import Mixture
 from datasets.procedural.batched import flat_texels, render
 from datasets.procedural.dataset import render_shot
 from datasets.procedural.shots import Shot, draw_shot
 from datasets.procedural.stack import BankKey, Stack, stack_shots
 from datasets.procedural.textures import texture_bank
+from datasets.workers import Numbered, ordered_items
 from stereo.config import DataConfig
 from stereo.types import Batch
 
@@ -28,25 +28,30 @@ __all__ = ["TrainingBatches", "collate", "training_batches"]
 SHOTS_AT_ONCE = 64  # on a device; what a larger batch needs of its memory stays bounded
 
 
-class _Numbered(Dataset):
-    """Batch number ``first`` + item of the generator, as shots."""
+class _Shots(Numbered):
+    """Batch ``numbers[item]`` of the generator, as shots."""
 
-    def __init__(self, config: DataConfig, batch_size: int, first: int, last: int):
-        self.config, self.batch_size, self.first, self.last = config, batch_size, first, last
+    def __init__(self, config: DataConfig, batch_size: int, numbers: range):
+        self.config, self.batch_size, self.numbers = config, batch_size, numbers
 
     def __len__(self) -> int:
-        return self.last - self.first
+        return len(self.numbers)
+
+    def described(self, item: int) -> str:
+        first = self.numbers[item] * self.batch_size
+        last = first + self.batch_size - 1
+        return f"batch {self.numbers[item]} (scenes {first} to {last} of generated:{self.config.seed})"
 
     def shots(self, item: int) -> list[Shot]:
         if not 0 <= item < len(self):
             raise IndexError(item)
-        number, data = self.first + item, self.config
+        number, data = self.numbers[item], self.config
         size = crop_of(number, data.crops, data.seed)
         places = range(number * self.batch_size, (number + 1) * self.batch_size)
         return [draw_shot(data.seed, place, *size, data.max_disparity, content=data.content) for place in places]
 
 
-class TrainingBatches(_Numbered):
+class TrainingBatches(_Shots):
     """Batch number ``i`` of a run: a pure function of (config, batch_size, i), so any worker count gives the same run."""
 
     def __getitem__(self, item: int) -> Batch:
@@ -61,7 +66,7 @@ class _Order:
     banks: dict[BankKey, Tensor]
 
 
-class _Orders(_Numbered):
+class _Orders(_Shots):
     """Batches up to what needs the device: shots drawn, textures painted. Pure in (config, batch_size, i) as well."""
 
     def __getitem__(self, item: int) -> _Order:
@@ -88,9 +93,9 @@ def _joined(batches: Sequence[Batch]) -> Batch:
 
 
 def training_batches(
-    config: DataConfig, batch_size: int, first: int, last: int, device: torch.device | str = "cpu"
+    config: DataConfig, batch_size: int, first: int, last: int, stride: int = 1, device: torch.device | str = "cpu"
 ) -> Iterator[Batch]:
-    """Batches first .. last-1, in order, made by ``config.workers`` processes (0: in this one).
+    """The batches of range(first, last, stride), in order, made by ``config.workers`` processes (0: in this one).
 
     Of the generator, or of ``config.sets``: see datasets.loading.stream_batches. With ``config.renderer`` "device" the
     processes draw shots and paint textures only, and this one renders them on ``device``, where the batches then are.
@@ -100,11 +105,12 @@ def training_batches(
         names, shares = zip(*config.sets, strict=True)
         mixture = Mixture([_open(name, config) for name in names], shares, config.seed)
         return stream_batches(
-            mixture, config.augmentation, config.crops, batch_size, first, last, config.workers, config.corrupt_share
+            mixture, config.augmentation, config.crops, batch_size, first, last, config.workers, config.corrupt_share, stride
         )
+    numbers = range(first, last, stride)
     if config.renderer == "device":
-        return _rendered(ordered_items(_Orders(config, batch_size, first, last), config.workers), device)
-    return ordered_items(TrainingBatches(config, batch_size, first, last), config.workers)
+        return _rendered(ordered_items(_Orders(config, batch_size, numbers), config.workers), device)
+    return ordered_items(TrainingBatches(config, batch_size, numbers), config.workers)
 
 
 def _open(name: str, config: DataConfig) -> StereoDataset:

@@ -8,15 +8,14 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any
 
-import cv2
 import numpy as np
 import torch
-from torch.utils.data import DataLoader, Dataset
 
 from datasets.frames import derived_masks
 from datasets.mixture import Mixture, Pick
 from datasets.transforms import Augmentation, Size, augment
 from datasets.truth import wxh
+from datasets.workers import Numbered, ordered_items
 from stereo.geometry import left_right_check
 from stereo.types import Batch, InputError, Sample
 
@@ -58,29 +57,6 @@ def crop_of(number: int, crops: Sequence[Size], seed: int) -> Size:
     return crops[int(np.random.default_rng((seed, number, 5)).integers(len(crops)))]
 
 
-def ordered_items(numbered: Dataset, workers: int) -> Iterator[Any]:
-    """The items of a data set one after the other, made by ``workers`` processes (0: in this one) that run ahead."""
-    loader = DataLoader(
-        numbered,
-        batch_size=None,
-        num_workers=workers,
-        worker_init_fn=_one_thread,
-        prefetch_factor=4 if workers else None,
-    )
-    # A fork has none of its parent's threads, and OpenCV in a worker would wait for those of its pool for ever: no pool, then,
-    # while the workers start. They stay with one thread each; the network has the other cores.
-    threads = cv2.getNumThreads()
-    cv2.setNumThreads(1)
-    try:
-        return iter(loader)
-    finally:
-        cv2.setNumThreads(threads)
-
-
-def _one_thread(_worker: int) -> None:
-    torch.set_num_threads(1)
-
-
 def stream_batches(
     mixture: Mixture,
     augmentation: Augmentation,
@@ -90,8 +66,11 @@ def stream_batches(
     last: int,
     workers: int = 0,
     corrupt_share: float = 0.01,
+    stride: int = 1,
 ) -> Iterator[Batch]:
     """Batches first .. last-1 of an endless stream, in order, augmented and cut to one of ``crops`` (H, W) px each.
+
+    With a ``stride`` only every so many of them, those of range(first, last, stride): one process's share.
 
     Batch i holds the picks i * batch_size .. of the mixture. A sample is a pure function of (the mixture's seed, data set,
     epoch, index): neither ``workers`` nor ``first`` changes a bit of it.
@@ -110,7 +89,8 @@ def stream_batches(
         raise InputError(f"got the crops {list(crops)}, expected at least one (height, width) in px")
     if not 0 <= corrupt_share <= 1:
         raise InputError(f"got a corrupt share of {corrupt_share}, expected 0 to 1")
-    numbered = _NumberedBatches(mixture, augmentation, tuple(crops), batch_size, first, last, corrupt_share)
+    numbers = range(first, last, stride)
+    numbered = _NumberedBatches(mixture, augmentation, tuple(crops), batch_size, numbers, corrupt_share)
     return _told(numbered, ordered_items(numbered, workers))
 
 
@@ -160,8 +140,8 @@ class _Found:
     refusal: str = ""  # why there is no batch
 
 
-class _NumberedBatches(Dataset):
-    """Item i is batch ``first`` + i as a _Found. Nothing is raised in a worker, which would wrap it in a traceback."""
+class _NumberedBatches(Numbered):
+    """Item i is batch ``numbers[i]`` as a _Found. Nothing is raised in a worker, which would wrap it in a traceback."""
 
     def __init__(
         self,
@@ -169,26 +149,32 @@ class _NumberedBatches(Dataset):
         augmentation: Augmentation,
         crops: tuple[Size, ...],
         batch_size: int,
-        first: int,
-        last: int,
+        numbers: range,
         corrupt_share: float,
     ) -> None:
         self.mixture, self.augmentation, self.crops = mixture, augmentation, crops
-        self.batch_size, self.first, self.last = batch_size, first, last
+        self.batch_size, self.numbers = batch_size, numbers
         counts = [len(dataset) for dataset in mixture.datasets]
         self.limits = [max(1, int(corrupt_share * count)) if corrupt_share else 0 for count in counts]
 
     def __len__(self) -> int:
-        return self.last - self.first
+        return len(self.numbers)
+
+    def described(self, item: int) -> str:
+        picks = map(self.mixture.pick, self._samples(item))
+        listed = ", ".join(f"{type(self.mixture.datasets[pick.member]).__name__} {pick.item}" for pick in picks)
+        return f"batch {self.numbers[item]} (samples {listed})"
+
+    def _samples(self, item: int) -> range:
+        return range(self.numbers[item] * self.batch_size, (self.numbers[item] + 1) * self.batch_size)
 
     def __getitem__(self, item: int) -> _Found:
         if not 0 <= item < len(self):
             raise IndexError(item)
-        number = self.first + item
-        size = crop_of(number, self.crops, self.mixture.seed)
+        size = crop_of(self.numbers[item], self.crops, self.mixture.seed)
         found = _Found()
         try:
-            found.batch = collate([self._sample(number * self.batch_size + i, size, found) for i in range(self.batch_size)])
+            found.batch = collate([self._sample(number, size, found) for number in self._samples(item)])
         except InputError as error:
             found.refusal = str(error)
         return found

@@ -28,7 +28,7 @@ from stereo.attention import build_attention
 from stereo.attention.position import RelativeTerms, relative_sine
 from stereo.config import PRESETS, load_recipe
 from stereo.engine.evaluate import cpu_name
-from stereo.engine.fit import _step
+from stereo.engine.learner import Learner
 from stereo.engine.memory import keep_freed_memory
 from stereo.image_io import atomic_write
 from stereo.inference.sgbm import SgbmPredictor
@@ -101,11 +101,8 @@ def training_cases() -> list[Case]:
     batch = Batch(*images, 60 * torch.rand(4, 96, 640, generator=g), ~mask(), mask(), mask())
     cases = []
     for kernel in ("cpp", "matmul"):
-        model = build_model(recipe.model, kernel).train()
-        optimizer = torch.optim.AdamW(model.parameters(), lr=1e-6)
-        cases.append(
-            Case(f"step, kernel={kernel}", lambda model=model, optimizer=optimizer: _step(model, optimizer, batch, recipe, 0))
-        )
+        learner = Learner(build_model(recipe.model, kernel), recipe, torch.device("cpu"))
+        cases.append(Case(f"step, kernel={kernel}", lambda learner=learner: learner.step([batch], 1e-3)))
     return cases
 
 

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import hashlib
+import io
 import json
+import logging
 import re
 from pathlib import Path
 from typing import Any
@@ -15,12 +17,14 @@ from safetensors.torch import save as serialise
 from torch import nn
 
 from stereo.config import AnyModelConfig, model_config, to_dict
-from stereo.image_io import atomic_write
+from stereo.files import atomic_write, sync_folder
 from stereo.model.build import Network, build_model
 from stereo.model.sttr.network import Sttr
 from stereo.model.sttr.weights import convert_names, guess_config
 from stereo.types import InputError
 from stereo.version import __version__
+
+log = logging.getLogger(__name__)
 
 NUMPY_SCALAR = np.float64(0).__reduce__()[0]  # the function has moved between versions of numpy
 WEIGHTS_DIR = Path(__file__).parent / "weights"
@@ -93,7 +97,7 @@ def _read_safetensors(path: Path) -> tuple[AnyModelConfig, dict[str, torch.Tenso
 
 def _read_state(path: Path) -> tuple[AnyModelConfig, dict[str, torch.Tensor]]:
     state = load_state(path)
-    recipe, tensors = state["recipe"], state["model"]
+    recipe, tensors = state["recipe"], shipped_weights(state)
     if not isinstance(recipe, dict) or not isinstance(tensors, dict) or not all(map(torch.is_tensor, tensors.values())):
         raise InputError(f"'{path}' is not a checkpoint of a training run of this program")
     return model_config(recipe.get("model"), f"config inside '{path}'"), tensors
@@ -125,6 +129,42 @@ def load_published(path: str | Path) -> Sttr:
     return model.eval()
 
 
+def shipped_weights(state: dict[str, Any]) -> Any:
+    """Of a training state: the average of the weights where the run has one, else the weights themselves."""
+    average = state.get("ema")
+    return average.get("weights") if isinstance(average, dict) else state["model"]
+
+
+def initialise(model: Network, weights: str | Path) -> None:
+    """Give ``model`` the weights of a file, to go on training with: those that ``load_model`` reads.
+
+    Settings that change no tensor may differ between file and model (K, for example); each is named in the log.
+    Raises InputError, naming what does not fit, when a tensor is missing, left over, or of another shape.
+    """
+    path = Path(weights)
+    if path.name.endswith((".pth.tar", ".pth", ".ckpt")):
+        raise InputError(f"'{path}' is not a file of this program; turn it into one with 'convert {path}', and name that one")
+    given = load_model(path, "cpu")
+    own, theirs = to_dict(model.config), to_dict(given.config)
+    differing = [f"{key} {theirs.get(key)} (now {own.get(key)})" for key in theirs | own if theirs.get(key) != own.get(key)]
+    tensors = given.state_dict()
+    expected = model.state_dict()
+    wrong = [key for key in tensors | expected if _shape(tensors, key) != _shape(expected, key)]
+    if wrong:
+        listed = "; ".join(f"'{key}' {_shape(tensors, key)} (wanted: {_shape(expected, key)})" for key in wrong[:3])
+        raise InputError(
+            f"the weights '{path}' do not fit the [model] of the recipe: {len(wrong)} tensors differ, {listed}; "
+            f"settings that differ: {', '.join(differing) or 'none'}"
+        )
+    if differing:
+        log.warning("'%s' was trained with other settings: %s", path, ", ".join(differing))
+    model.load_state_dict(tensors)
+
+
+def _shape(tensors: dict[str, torch.Tensor], key: str) -> str:
+    return str(tuple(tensors[key].shape)) if key in tensors else "absent"
+
+
 def _load_strictly(model: nn.Module, tensors: dict[str, torch.Tensor], path: Path) -> None:
     expected = {key: tuple(value.shape) for key, value in model.state_dict().items()}
     given = {key: tuple(value.shape) for key, value in tensors.items()}
@@ -139,9 +179,15 @@ def _load_strictly(model: nn.Module, tensors: dict[str, torch.Tensor], path: Pat
 
 
 def save_state(path: Path, state: dict[str, Any]) -> None:
-    """Write a training state: tensors, numbers, strings and containers of them only."""
+    """Write a training state: tensors, numbers, strings and containers of them only. On disk when this returns.
+
+    Raises InputError when it cannot be written; a file that was there before is then still there.
+    """
+    buffer = io.BytesIO()  # PyTorch's own writing to a full disk is no OSError
+    torch.save(state, buffer)
     with atomic_write(path) as temporary:
-        torch.save(state, temporary)
+        temporary.write_bytes(buffer.getbuffer())
+    sync_folder(path.parent)
 
 
 def load_state(path: Path) -> dict[str, Any]:

@@ -189,24 +189,69 @@ class DataConfig:
             )
 
 
+PRECISIONS = ("fp32", "bf16", "fp16")
+SCHEDULES = ("cosine", "one_cycle", "step", "constant")
+SHIPPED = ("last", "best")
+
+
 @dataclass(frozen=True)
 class TrainConfig:
+    """How a network is trained. A step is one update of the weights; docs/training.md explains the settings together.
+
+    Raises InputError for a value out of its range.
+    """
+
     steps: int = 10000
-    batch_size: int = 4
-    learning_rate: float = 6e-4
+    batch_size: int = 4  # samples of one forward pass, of each process
+    accumulate: int = 1  # forward passes per step, of each process
+    init: str = ""  # weights to start from: .safetensors, or a checkpoint of a run
+    learning_rate: float = 6e-4  # the peak
+    schedule: str = "cosine"  # cosine | one_cycle | step | constant, all after warmup_steps
+    milestones: tuple[float, ...] = (0.6, 0.85)  # step: shares of the run after which the rate is multiplied by step_factor
+    step_factor: float = 0.3
     warmup_steps: int = 200
     weight_decay: float = 1e-4
+    decay_all: bool = True  # False: no weight decay of biases, norms and other tensors with fewer than two axes
+    backbone_rate: float = 1.0  # factor of the learning rate of the backbone
     clip_norm: float = 1.0
-    precision: str = "fp32"  # fp32 | bf16 (autocast)
+    ema: float = 0.0  # decay per step of averaged weights, which then are validated and shipped; 0: no average
+    precision: str = "fp32"  # fp32 | bf16 | fp16 (autocast; fp16 scales the loss)
+    gradient_checkpointing: bool = False  # compute the layers of the transformer once more in the backward pass: less memory
+    compile: bool = False  # torch.compile of the network
     seed: int = 0
     threads: int = 0  # CPU threads for the network; 0 leaves PyTorch's choice
     kernel: str = "auto"  # a backend of stereo.kernels
+    skip_limit: int = 5  # steps in a row without a finite loss and gradient after which the run stops
     log_every: int = 50
     image_every: int = 1000
     checkpoint_every: int = 500
+    keep: int = 0  # checkpoints kept beside the last one and the best one
     validate_every: int = 0  # 0: only at the end
     validation_scenes: int = 16
     validation_seed: int = 10_000_019
+    patience: int = 0  # validations without a better score after which the run ends; 0: it does not
+    ship: str = "last"  # last | best validated: the weights that the run ends with
+
+    def __post_init__(self) -> None:
+        def check(name: str, fine: bool, expected: str) -> None:
+            if not fine:
+                raise InputError(f"train.{name}: got {getattr(self, name)!r}, expected {expected}")
+
+        counts = ("log_every", "image_every", "checkpoint_every", "validation_scenes")
+        for name in ("steps", "batch_size", "accumulate", "skip_limit", *counts):
+            check(name, getattr(self, name) >= 1, "1 or more")
+        for name in ("warmup_steps", "keep", "validate_every", "patience", "threads", "seed"):
+            check(name, getattr(self, name) >= 0, "0 or more")
+        for name in ("learning_rate", "clip_norm", "step_factor"):
+            check(name, 0 < getattr(self, name) < math.inf, "a finite number above 0")
+        for name in ("weight_decay", "backbone_rate"):
+            check(name, 0 <= getattr(self, name) < math.inf, "a finite number, 0 or more")
+        for name, choices in (("precision", PRECISIONS), ("schedule", SCHEDULES), ("ship", SHIPPED)):
+            check(name, getattr(self, name) in choices, f"one of {', '.join(choices)}")
+        check("ema", 0 <= self.ema < 1, "a number from 0 to below 1")
+        rising = all(a < b for a, b in zip((0.0, *self.milestones), (*self.milestones, 1.0), strict=True))
+        check("milestones", rising, "rising shares of the run, between 0 and 1")
+        check("patience", not self.patience or self.validate_every > 0, "0, or train.validate_every above 0 as well")
 
 
 @dataclass(frozen=True)

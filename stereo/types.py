@@ -19,6 +19,10 @@ class InputError(ValueError):
     """The user gave something that cannot work. One line: what was given, what is allowed, what to do (exit code 2)."""
 
 
+class StoppedError(RuntimeError):
+    """Work under way cannot go on, though the input was fine. One line: what happened, what is kept, what to do (code 1)."""
+
+
 @dataclass(frozen=True)
 class Sample:
     """One stereo pair as read from files or rendered from a seed (numpy, no batch axis).
@@ -99,6 +103,11 @@ class Prediction:
     @property
     def confidence(self) -> Tensor:
         return self.confidence_logits.sigmoid()
+
+    def detached(self) -> Prediction:
+        """The maps alone, without the match and without the graph that led to them."""
+        maps = {f.name: getattr(self, f.name).detach() for f in fields(self) if f.name != "transport"}
+        return Prediction(**maps)
 
     def to_map(self, item: int = 0) -> DisparityMap:
         """One image of the batch as numpy."""

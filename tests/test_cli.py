@@ -136,6 +136,8 @@ def test_infer_refuses_other_bad_input(tmp_path, pair, weights, capsys):
         (["train", "missing.toml"], "'missing.toml' does not exist"),
         (["train", "experiments/smoke.toml", "--set", "train.stps=3"], "did you mean steps"),
         (["train", "experiments/smoke.toml", "--set", "model.preset=smal"], "did you mean small"),
+        (["train", "experiments/smoke.toml", "--max-minutes", "0"], "got '0', expected a number above 0"),
+        (["train", "experiments/smoke.toml", "--set", "train.precision=fp8"], "train.precision: got 'fp8', expected one of"),
         (["train", "experiments/smoke.toml", "--set", "steps"], "expected --set section.key=value"),
         (["evaluate", "--data", "nonsense"], "expected NAME:PATH"),
         (["evaluate", "--data", "pears:x"], "did you mean pairs"),
@@ -237,7 +239,7 @@ def test_training_renders_its_scenes_where_it_runs(tmp_path, monkeypatch):
     crumb += ["train.validation_scenes=1", "train.threads=0"]
     argv = ["train", str(ROOT / "experiments" / "smoke.toml"), "-o", str(tmp_path / "run"), "--device", "cpu"]
     assert main([*argv, *(x for setting in crumb for x in ("--set", setting))]) == 0
-    assert asked == ["cpu"]
+    assert asked == [torch.device("cpu")]
 
 
 def refused_after(capsys, *argv: str) -> str:

@@ -16,8 +16,7 @@ from types import ModuleType
 from typing import NoReturn
 
 from stereo.cli import bench, check, convert, demo, evaluate, generate, infer, preview, train
-from stereo.engine.fit import NonFiniteLossError
-from stereo.types import InputError
+from stereo.types import InputError, StoppedError
 from stereo.version import __version__
 
 
@@ -62,12 +61,12 @@ def main(argv: Sequence[str] | None = None) -> int:
     except InputError as error:
         print(f"error: {' '.join(str(error).split())}", file=sys.stderr)
         return 2
-    except NonFiniteLossError as error:
+    except StoppedError as error:
         print(f"stopped: {error}", file=sys.stderr)
         return 1
     except KeyboardInterrupt:
         print("interrupted", file=sys.stderr)
         return 130
-    if args.json:
+    if args.json and result:  # of several processes only the first has one
         print(json.dumps(result))
     return result.get("exit_code", 0)

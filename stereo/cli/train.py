@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import logging
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -12,13 +13,14 @@ import torch
 from datasets.batches import training_batches
 from datasets.procedural.dataset import GeneratedDataset
 from stereo.checkpoint import load_state, save_weights
-from stereo.cli.shared import add_device, make_folder, say
-from stereo.config import load_recipe, to_dict
+from stereo.cli.shared import add_device, make_folder, positive, say
+from stereo.config import Recipe, load_recipe, to_dict
+from stereo.engine.distributed import everyones, from_first, joined, rank, restarts, world_size
 from stereo.engine.evaluate import cpu_name, evaluate
 from stereo.engine.fit import fit
 from stereo.engine.memory import keep_freed_memory
 from stereo.inference.predictor import StereoPredictor
-from stereo.model.build import build_model
+from stereo.model.build import Network, build_model
 from stereo.types import InputError
 
 
@@ -27,16 +29,16 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("recipe", help="for example experiments/smoke.toml")
     parser.add_argument("--set", action="append", default=[], metavar="A.B=VALUE", help="change one setting of the recipe")
     parser.add_argument("-o", "--output", help="folder of the run (default: runs/<name of the recipe>)")
-    parser.add_argument("--resume", action="store_true", help="go on from the folder's checkpoint.pt")
+    parser.add_argument("--resume", action="store_true", help="go on from the folder's checkpoint.pt, if there is one yet")
+    parser.add_argument("--max-minutes", type=positive, metavar="MINUTES", default=float("inf"),
+                        help="finish the learning rate's schedule within this time, or with train.steps")  # fmt: skip
 
 
 def run(args: argparse.Namespace) -> dict[str, Any]:
+    """Alone, or in each process that torchrun starts; then the first one prints, and returns what --json prints."""
     recipe = load_recipe(args.recipe, args.set)
     train = recipe.train
     run_dir = make_folder(Path(args.output or f"runs/{recipe.name}"))
-    checkpoint = run_dir / "checkpoint.pt"
-    if checkpoint.exists() and not args.resume:
-        raise InputError(f"'{run_dir}' already holds a run; add --resume to go on with it, or choose another folder with -o")
     if train.threads:
         torch.set_num_threads(train.threads)
     keep_freed_memory()
@@ -44,22 +46,40 @@ def run(args: argparse.Namespace) -> dict[str, Any]:
     model = build_model(recipe.model, train.kernel)
     scenes = GeneratedDataset(train.validation_seed, train.validation_scenes)
 
-    def validate(network) -> dict[str, float]:
+    def validate(network: Network) -> dict[str, float]:
         summary = evaluate(StereoPredictor(network).predict, scenes, progress=False).summary
         return {key: summary[key] for key in ("epe_noc", "epe_all", "bad3_noc", "iou_occluded")}
 
-    device = args.device or ("cuda" if torch.cuda.is_available() else "cpu")
-    batches = partial(training_batches, recipe.data, train.batch_size, device=device)
-    numbers = fit(model, batches, recipe, run_dir, device, args.resume, validate)
-    seconds = load_state(checkpoint)["seconds"]
-    card = {
-        "recipe": to_dict(recipe),
-        "samples_seen": train.steps * train.batch_size,
-        "hours": round(seconds / 3600, 3),
-        "hardware": cpu_name() if device == "cpu" else torch.cuda.get_device_name(),
-        "validation": {"data": f"generated:{train.validation_seed}:{train.validation_scenes}"} | numbers,
-    }
+    with joined(args.device or ("cuda" if torch.cuda.is_available() else "cpu")) as device:
+        resume = args.resume or max(everyones(restarts())) > 0  # a host on which nothing died has not counted
+        from_first(partial(_check_folder, run_dir, resume))
+        if rank():
+            logging.getLogger().setLevel(logging.ERROR)  # the first process has said it
+        batches = partial(training_batches, recipe.data, train.batch_size, device=device)
+        numbers = fit(model, batches, recipe, run_dir, device, resume, validate, max_minutes=args.max_minutes)
+        if rank():
+            return {}
+        card = _card(recipe, run_dir, device, numbers)
     weights = save_weights(model, run_dir, recipe.model.preset, card)
     listed = ", ".join(f"{key} {value:.3f}" for key, value in numbers.items())
-    say(args, f"{recipe.name}: {train.steps} steps; {train.validation_scenes} generated scenes: {listed}; {weights}")
+    say(args, f"{recipe.name}: {card['steps']} steps; {train.validation_scenes} generated scenes: {listed}; {weights}")
     return card | {"weights": str(weights)}
+
+
+def _check_folder(run_dir: Path, resume: bool) -> None:
+    if not resume and (run_dir / "checkpoint.pt").exists():
+        raise InputError(f"'{run_dir}' already holds a run; add --resume to go on with it, or choose another folder with -o")
+
+
+def _card(recipe: Recipe, run_dir: Path, device: torch.device, numbers: dict[str, float]) -> dict[str, Any]:
+    """Where the weights come from."""
+    state, train = load_state(run_dir / "checkpoint.pt"), recipe.train
+    return {
+        "recipe": to_dict(recipe),
+        "steps": state["step"],
+        "samples_seen": state["position"] * train.batch_size,
+        "hours": round(state["seconds"] / 3600, 3),
+        "hardware": cpu_name() if device.type == "cpu" else torch.cuda.get_device_name(device),
+        "processes": world_size(),
+        "validation": {"data": f"generated:{train.validation_seed}:{train.validation_scenes}"} | numbers,
+    }

@@ -10,6 +10,7 @@ from torch import Tensor, nn
 
 from stereo.attention.position import Position, RelativeTerms, Rotary, relative_sine, rotary_frequencies
 from stereo.model.layers import TokenNorm
+from stereo.model.recompute import Stack
 
 Code = Tensor | str  # of positions
 
@@ -80,7 +81,7 @@ class Layer(nn.Module):
         return x + self.feed_forward(self.norms[2](x))
 
 
-class Transformer(nn.Module):
+class Transformer(Stack):
     """left, right (B, C, h, w) -> left, right (B, h, w, C), each aware of the other.
 
     make_operator(i): an operator for layer i. position: rotary | relative | none.
@@ -111,6 +112,6 @@ class Transformer(nn.Module):
         if code == "relative":
             code = relative_sine(x.shape[2], x.shape[3], scale=1.0).to(x)
         for layer in self.layers:
-            x = layer(x, side, code)
+            x = self.run(layer, x, side, code)
         left, right = self.norm(x).chunk(2)
         return left, right

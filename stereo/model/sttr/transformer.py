@@ -9,6 +9,7 @@ import torch
 from torch import Tensor, nn
 
 from stereo.attention.position import Position, RelativeTerms, Rotary
+from stereo.model.recompute import Stack
 
 Table = Tensor | Rotary | None  # of positions: STTR's relative sine (2w-1, C), or what needs no table, or nothing
 
@@ -75,7 +76,7 @@ class CrossLayer(nn.Module):
         return query, self.norm2(right), right
 
 
-class SttrTransformer(nn.Module):
+class SttrTransformer(Stack):
     """Tokens of both views -> queries of the left and keys of the right view for the match, (B, h, w, heads, d) each.
 
     The last cross layer ends where its left update would begin: only the scores of that update are ever used, and they are
@@ -95,9 +96,9 @@ class SttrTransformer(nn.Module):
         """x (2B, h, w, C), left images first; -> q, k, positions."""
         last = len(self.cross_layers) - 1
         for i, (self_layer, cross_layer) in enumerate(zip(self.self_layers, self.cross_layers, strict=True)):
-            left, right = self_layer(x, table).chunk(2)
+            left, right = self.run(self_layer, x, table).chunk(2)
             if i < last:
-                x = torch.cat(cross_layer(left, right, table))
+                x = torch.cat(self.run(cross_layer, left, right, table))
         final = cast(CrossLayer, self.cross_layers[last])
         query, key, _ = final.meet(left, right, table)
         return final.across.project(query, key, table)
