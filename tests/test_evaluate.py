@@ -11,11 +11,12 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from stereo.engine.evaluate import evaluate, format_table, make_card, write_card, write_csv
+from stereo.engine.evaluate import evaluate
+from stereo.engine.result_files import format_table, make_card, write_card, write_csv
 from stereo.types import DisparityMap, InputError, Sample
 from stereo.version import __version__
 
-META = {"protocol": "default", "weights": {"name": "w", "sha256": "00"}, "data": "fake:1"}
+META = {"weights": {"name": "w", "sha256": "00"}, "data": "fake:1"}
 
 
 def make_sample(index: int, height: int = 4, width: int = 6) -> Sample:
@@ -159,12 +160,18 @@ def test_card_round_trip(samples: list[Sample], tmp_path: Path):
     write_card(report, path, META | {"images": "cannot be replaced", "device": "cpu"})
     card = json.loads(path.read_text(encoding="utf-8"))
     assert card == make_card(report, META | {"device": "cpu"})
-    assert card["protocol"] == "default"
+    assert card["protocol"]["name"] == "default"
+    assert card["protocol"]["figures"]["epe_noc"] == 0
+    assert card["protocol"]["below"] is None  # no limit, and JSON has no infinity
     assert card["weights"] == {"name": "w", "sha256": "00"}
     assert card["data"] == "fake:1"
     assert card["images"] == card["images_without_occlusion"] == 2
-    assert card["pixels"] == {"all": 50, "noc": 50, "occ": 0, "occlusion": 0}
-    assert set(card["regions"]) == {"all", "noc", "occ"}
+    assert {key: card["pixels"][key] for key in ("truth", "all", "noc", "occ", "occlusion", "excluded_range")} == {
+        "truth": 50, "all": 50, "noc": 50, "occ": 0, "occlusion": 0, "excluded_range": 0,
+    }  # fmt: skip
+    assert set(card["regions"]) == {"all", "noc", "occ", "oof", "edge", "textureless"}
+    assert card["units"]["epe"] == card["units"]["ause"] == "px"
+    assert card["units"]["bad3"] == "%" and card["units"]["iou_mean"] == "0 to 1" and card["units"]["seconds"] == "s"
     assert card["summary"]["epe_all"] == 0
     assert card["summary"]["epe_occ"] is None  # JSON has no NaN
     assert card["skipped"]["epe_occ"] == 2
