@@ -5,14 +5,16 @@ from __future__ import annotations
 import csv
 import json
 import math
+import time
 from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
 import pytest
 
-from stereo.engine.evaluate import evaluate
-from stereo.engine.result_files import format_table, make_card, write_card, write_csv
+from stereo.engine.evaluate import ByName, Report, evaluate
+from stereo.engine.result_files import format_regions, format_table, make_card, write_card, write_csv
+from stereo.inference.stored import StoredMap
 from stereo.types import DisparityMap, InputError, Sample
 from stereo.version import __version__
 
@@ -199,3 +201,101 @@ def test_table_has_units_and_a_line_per_image(samples: list[Sample]):
     assert lines[5].startswith("mean of 2")
     assert lines[6].startswith("pixel-pooled")
     assert len({len(line) for line in lines[:7]}) == 1
+
+
+def test_predictors_may_ask_for_the_name(samples: list[Sample]):
+    asked = []
+
+    def choose(name: str):
+        asked.append(name)
+        return perfect(samples)
+
+    report = evaluate(ByName(choose), samples, progress=False)
+    assert asked == ["fake/0", "fake/1"]
+    assert report.rows == _untimed(evaluate(perfect(samples), samples, progress=False), report)
+
+
+def _untimed(report: Report, like: Report) -> tuple:
+    """The rows with the seconds of another report: all else is to be compared."""
+    return tuple(row | {"seconds": other["seconds"]} for row, other in zip(report.rows, like.rows, strict=True))
+
+
+@pytest.mark.parametrize("workers", [1, 3])
+def test_reading_ahead_changes_nothing(workers: int):
+    samples = [make_sample(i, 4 + i % 3, 6) for i in range(12)]
+
+    class Slow:
+        """Later samples are there first."""
+
+        def __len__(self) -> int:
+            return len(samples)
+
+        def __getitem__(self, index: int) -> Sample:
+            time.sleep(0.002 * ((index * 7) % 5))
+            return samples[index]
+
+    plain = evaluate(perfect(samples), samples, progress=False)
+    ahead = evaluate(perfect(samples), Slow(), progress=False, workers=workers)
+    assert plain.rows == _untimed(ahead, plain)
+    assert plain.data_sha256 == ahead.data_sha256
+    assert {key: value for key, value in plain.summary.items() if not key.startswith("seconds")} == pytest.approx(
+        {key: value for key, value in ahead.summary.items() if not key.startswith("seconds")}, nan_ok=True, abs=0, rel=0
+    )
+
+
+def test_an_unreadable_sample_stops_the_readers_too():
+    read = []
+
+    class Broken:
+        def __len__(self) -> int:
+            return 1000
+
+        def __getitem__(self, index: int) -> Sample:
+            read.append(index)
+            if index == 3:
+                raise InputError("left.png is damaged")
+            return make_sample(index)
+
+    def predict(left: np.ndarray, right: np.ndarray) -> DisparityMap:
+        return DisparityMap(*np.zeros((3, 4, 6), np.float32))
+
+    with pytest.raises(InputError, match=r"left\.png is damaged"):
+        evaluate(predict, Broken(), progress=False, workers=2)
+    assert len(read) < 20
+
+
+def test_each_image_is_handed_over_with_its_row(samples: list[Sample]):
+    seen = []
+    report = evaluate(perfect(samples), samples, progress=False, on_image=lambda *given: seen.append(given))
+    assert [(index, sample.name) for index, sample, _, _ in seen] == [(0, "fake/0"), (1, "fake/1")]
+    assert all(np.array_equal(result.disp, sample.disp) for _, sample, result, _ in seen)
+    assert tuple(row for *_, row in seen) == report.rows
+
+
+def test_only_the_given_images(samples: list[Sample]):
+    report = evaluate(perfect(samples), samples, progress=False, indices=[1])
+    assert [row["name"] for row in report.rows] == ["fake/1"]
+    assert report.available == 2
+
+
+def test_unknown_occlusion_and_confidence_of_a_method_are_skipped(samples: list[Sample]):
+    report = evaluate(ByName(lambda name: lambda left, right: StoredMap(samples[int(name[-1])].disp)), samples, progress=False)
+    row = report.rows[0]
+    assert row["epe_all"] == 0 and row["occlusion_known"]
+    assert all(math.isnan(row[key]) for key in ("iou_occluded", "ause", "risk_50", "bad3_kept80"))
+    assert (row["count_known"], row["count_tp"], row["count_kept80"]) == (0, 0, 0)
+
+
+def test_a_confidence_of_another_size_is_refused(samples: list[Sample]):
+    predict = perfect(samples)
+    with pytest.raises(InputError, match=r"fake/0: sizes differ: confidence \(2, 6\), truth \(4, 6\)"):
+        evaluate(lambda left, right: replace(predict(left, right), confidence=np.ones((2, 6))), samples, progress=False)
+
+
+def test_the_regions_are_a_table_of_their_own(samples: list[Sample]):
+    predict = perfect(samples)
+    report = evaluate(lambda left, right: predict(left, right, 4.0), samples, progress=False)
+    lines = {line.split()[0]: line.split()[1:] for line in format_regions(report).splitlines()}
+    assert lines["occ"] == ["9", "4.00", "100.00", "4.00"]
+    assert lines["d0to16"] == lines["all"] == ["50", "4.00", "100.00", "4.00"]
+    assert lines["d192up"] == ["0", "-", "-", "-"]
