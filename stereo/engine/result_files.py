@@ -30,12 +30,12 @@ def figure_of(key: str) -> str:
     return key if key.startswith(("iou", "ause")) else key.partition("_")[0]
 
 
-def _json_ready(value: Any) -> Any:
+def json_ready(value: Any) -> Any:
     """JSON has neither NaN, which becomes null, nor infinity, which no limit of a protocol is and becomes null too."""
     if isinstance(value, dict):
-        return {key: _json_ready(item) for key, item in value.items()}
+        return {key: json_ready(item) for key, item in value.items()}
     if isinstance(value, list | tuple):
-        return [_json_ready(item) for item in value]
+        return [json_ready(item) for item in value]
     return None if isinstance(value, float) and not math.isfinite(value) else value
 
 
@@ -50,7 +50,7 @@ def make_card(report: Report, meta: dict[str, Any]) -> dict[str, Any]:
     summary, protocol = report.summary, report.protocol
     figures = {key: figure_of(key) for key in summary if not key.startswith(("count", "images")) and key[-8:] != "_skipped"}
     pixels = {key.removeprefix("count_"): value for key, value in summary.items() if key.startswith("count_")}
-    return _json_ready(
+    return json_ready(
         meta
         | {
             "protocol": asdict(protocol) | {"figures": {key: summary.get(key) for key in protocol.figures}},
@@ -124,7 +124,7 @@ def format_table(report: Report) -> str:
     lines = [["image", "size", *(heading for heading, _, _ in columns)]]
     lines += [[row["name"], f"{row['width']}x{row['height']}", *cells(row)] for row in report.rows]
     lines += [[f"mean of {images}", "", *cells(report.summary)], ["pixel-pooled", "", *cells(report.summary, "_pooled")]]
-    text = _aligned(lines)
+    text = aligned(lines)
     text.insert(-2, text[1])
     summary = report.summary
     share = f"{summary['count_noc']} of {summary['count_all']} px"
@@ -137,7 +137,7 @@ def format_table(report: Report) -> str:
     return "\n".join([*text, *_protocol_lines(report)])
 
 
-def _aligned(lines: list[list[str]]) -> list[str]:
+def aligned(lines: list[list[str]]) -> list[str]:
     """Text lines of equal length: the first column to the left, a rule below the heading."""
     widths = [max(map(len, column)) for column in zip(*lines, strict=True)]
     text = [
@@ -155,7 +155,7 @@ def format_regions(report: Report) -> str:
         figures = (f"epe_{region}", f"{bad_name(3 if region in BINS else limit)}_{region}", f"epe_{region}_pooled")
         values = [report.summary.get(key, math.nan) for key in figures]
         lines.append([region, str(report.summary[f"count_{region}"]), *("-" if math.isnan(x) else f"{x:.2f}" for x in values)])
-    return "\n".join(_aligned(lines))
+    return "\n".join(aligned(lines))
 
 
 def _protocol_lines(report: Report) -> list[str]:
