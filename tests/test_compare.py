@@ -55,7 +55,8 @@ def test_comes_near_all_resamples_there_are():
 
 def test_the_seed_decides():
     differences = np.random.default_rng(0).normal(size=50)
-    assert paired_bootstrap(differences, 200, 7) == paired_bootstrap(differences, 200, 7) != paired_bootstrap(differences, 200, 8)
+    first, again, other = (paired_bootstrap(differences, 200, seed) for seed in (7, 7, 8))
+    assert first == again != other
 
 
 def test_chunks_are_one_stream(monkeypatch):

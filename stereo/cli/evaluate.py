@@ -47,7 +47,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
                         "or 16-bit .png in px * 256, called like the images")  # fmt: skip
     parser.add_argument("--allow-missing", action="store_true", help="go on without the images that have no file in --pred")
     parser.add_argument("--save-maps", action="store_true", help="keep every prediction below the folder of -o")
-    parser.add_argument("--workers", type=int, default=0, help="threads that read images ahead (default: none)")
+    parser.add_argument("--workers", type=int, default=1, help="threads that read images ahead (default %(default)s; 0: none)")
     rules = parser.add_argument_group("what is scored")
     rules.add_argument("--protocol", metavar="NAME", help=f"one of {', '.join(PROTOCOLS)}, custom, or a .toml file with the "
                        "settings below (default: every pixel with ground truth)")  # fmt: skip

@@ -17,8 +17,8 @@ from stereo.inference.sgbm import fill_from_background
 from stereo.types import DisparityMap, InputError
 
 OURS, BESIDE = ".disp.pfm", ".maps.npz"  # write_stored_map's: disparity; occlusion and confidence
-# Where the map of the image called "set/.../scene" may lie below the folder: the first pattern that finds most images is used
-# for all of them. name: the whole name; rest: without the set; scene: the last part; flat: rest with "-" for "/". The folders
+# Where the map of the image called "set/.../scene" may lie below the folder: the first pattern that finds most files is used
+# for all images. name: the whole name; rest: without the set; scene: the last part; flat: rest with "-" for "/". The folders
 # are those of submissions to KITTI 2015, ETH3D and Middlebury, whose file is called after the method.
 PATTERNS = (
     "{name}", "{rest}", "{scene}", "{flat}", "disp_0/{scene}", "low_res_two_view/{scene}", "{rest}/disp0*", "{scene}/disp0*",
@@ -95,7 +95,7 @@ def find_stored(folder: Path, names: Sequence[str]) -> tuple[dict[str, Path], li
     if not folder.is_dir():
         raise InputError(f"'{folder}' is not a folder; expected the predictions, files of the kinds {', '.join(SUFFIXES)}")
     tried = [_files(folder, names, pattern) for pattern in PATTERNS]
-    found = max(tried, key=len)  # the first of those with most
+    found = max(tried, key=lambda files: len(set(files.values())))  # the first of those with most
     if not found:
         example = ", ".join(f"'{_fill(pattern, names[0])}.pfm'" for pattern in PATTERNS[:4])
         raise InputError(f"no prediction found in '{folder}'; looked for {example} and so on; {UNITS}")
