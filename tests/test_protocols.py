@@ -14,6 +14,7 @@ from stereo.engine.protocols import DEFAULT, PROTOCOLS, CustomProtocol, open_pro
 from stereo.engine.result_files import format_table, make_card
 from stereo.types import DisparityMap, InputError, Sample
 
+ORACLE = Path(__file__).resolve().parents[2] / "shared" / "oracles" / "metrics.npz"
 # One row: what each of eight pixels is for; the image is 8 px wide, so a truth above 8 px is wider than the image.
 TRUTH = np.array([[-5, 0, 4, 8, 9, 191.5, 192, 800]], np.float32)
 
@@ -84,6 +85,23 @@ def test_visible_pixels_alone_are_quoted_by_sttr():
         "bad3_noc_pooled": pytest.approx(100 / 7),
         "iou_pooled": pytest.approx((1 + 6) / (8 + 1)),  # one hit and six, one pixel wrong in both unions
     }
+
+
+@pytest.mark.skipif(not ORACLE.exists(), reason=f"{ORACLE} is absent: it holds what the public STTR's metric code gave")
+@pytest.mark.parametrize(("case", "limits"), [("a", {"above": 0.0}), ("d", {"above": 0.0, "below": 40.0})])
+def test_limits_leave_what_the_public_sttr_scored(case: str, limits: dict[str, float]):
+    stored = np.load(ORACLE)
+    truth, pred, occluded, prob = (stored[f"{case}.{key}"][0] for key in ("disp", "pred", "occ_mask", "occ_pred"))
+    image = np.zeros((*truth.shape, 3), np.uint8)
+    one = Sample(image, image, disp=truth, valid=np.ones(truth.shape, bool), occluded=occluded, name=case)
+    protocol = open_protocol("custom", limits)
+    predicted = DisparityMap(pred, prob, np.ones_like(pred))
+    summary = evaluate(lambda left, right: predicted, [one], progress=False, protocol=protocol).summary
+    assert summary["count_all"] == stored[f"{case}.total_px"]
+    assert summary["count_excluded_range"] == stored[f"{case}.invalid_mask"].sum()
+    assert summary["epe_all"] == pytest.approx(float(stored[f"{case}.epe"]), rel=1e-6)
+    assert summary["bad3_all_pooled"] == pytest.approx(100 * float(stored[f"{case}.px_error_rate"]), abs=1e-6)
+    assert summary["iou_pooled"] == pytest.approx(float(stored[f"{case}.iou"]), abs=1e-6)
 
 
 def test_an_image_without_a_pixel_is_skipped_counted_and_said():

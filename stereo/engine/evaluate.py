@@ -21,7 +21,7 @@ from tqdm import tqdm
 from stereo.engine.protocols import DEFAULT
 from stereo.engine.protocols import Protocol as ScoringProtocol
 from stereo.engine.scoring import score_image
-from stereo.engine.sharding import gathered, rank, world_size
+from stereo.engine.sharding import everyones, rank, world_size
 from stereo.inference.stored import StoredMap
 from stereo.metrics import aggregate
 from stereo.types import DisparityMap, InputError, Sample
@@ -159,7 +159,7 @@ def _shared_out(
     except InputError as error:
         mine = error
     found: dict[int, dict[str, Any]] = {}
-    for part in gathered(mine):
+    for part in everyones(mine):
         if isinstance(part, InputError):
             raise part
         found |= part

@@ -41,7 +41,7 @@ def joined() -> Iterator[None]:
             dist.destroy_process_group()
 
 
-def gathered(value: Any) -> list[Any]:
+def everyones(value: Any) -> list[Any]:
     """The ``value`` of every process, by rank; all of them must call it. One that can be pickled."""
     values: list[Any] = [value] * world_size()
     if world_size() > 1:
