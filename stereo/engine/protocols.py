@@ -124,7 +124,7 @@ PROTOCOLS: dict[str, Protocol] = {
         ),
         Protocol(
             "sf192-raft400",
-            "400 images of FlyingThings3D TEST drawn with seed 1000: pixels with |d| < 192; bad-1 is pooled",
+            "400 images of FlyingThings3D TEST drawn with seed 1000: pixels with -192 < d < 192; bad-1 is pooled",
             "the public RAFT-Stereo code (finalpass; its figure called D1 is bad-1), also DLNR, DEFOM-Stereo",
             ("epe_all", "bad1_all_pooled"),
             above=-192,
