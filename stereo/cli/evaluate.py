@@ -101,6 +101,12 @@ class _Evaluation:
     def score(self, title: str, predict: Predict | ByName, facts: dict[str, Any] | None = None, **options: Any) -> None:
         """Evaluate, print, and write; ``facts`` go into the card, ``options`` to evaluate."""
         first = rank() == 0
+        watchers = self._watchers(title)
+
+        def on_image(*image: Any) -> None:
+            for watch in watchers:
+                watch(*image)
+
         report = evaluate(
             predict,
             self.samples,
@@ -108,7 +114,7 @@ class _Evaluation:
             protocol=self.protocol,
             workers=self.args.workers,
             sharded=world_size() > 1,
-            on_image=self._keeper(title),
+            on_image=on_image,
             **options,
         )
         if not first:
@@ -138,13 +144,14 @@ class _Evaluation:
         facts = {"predictions": str(self.args.pred), "missing_predictions": missing}
         self.score(self.args.pred.resolve().name, predict, facts, indices=present)
 
-    def _keeper(self, title: str) -> OnImage | None:
+    def _watchers(self, title: str) -> list[OnImage]:
+        """What is done with each image of a method, beside scoring it; by the process that has scored it."""
         if not self.args.save_maps:
-            return None
+            return []
         assert self.folder is not None  # run has refused it otherwise
         folder = self.folder / "maps" / title
 
         def keep(index: int, sample: Sample, result: DisparityMap | StoredMap, row: dict[str, Any]) -> None:
             write_stored_map(folder, sample.name, result)
 
-        return keep
+        return [keep]
