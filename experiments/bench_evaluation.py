@@ -4,6 +4,7 @@
 
 Pairs of 540x960 px are written to a temporary folder (PNG, PFM, masks) and evaluated from there with the shipped weights; the
 same pairs, held in memory, go through the network alone. Both take turns; the overhead is the ratio of the two walls, less one.
+The processor's time is measured too: other programs on the machine disturb it less.
 """
 
 from __future__ import annotations
@@ -14,6 +15,7 @@ import os
 import statistics
 import tempfile
 import time
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -47,10 +49,11 @@ def write_pairs(root: Path, count: int) -> None:
         write_image(folder / "occ_left.png", sample.occluded.astype("uint8") * 255)
 
 
-def wall(run) -> float:
-    start = time.perf_counter()
+def timed(run: Callable[[], Any]) -> tuple[float, float]:
+    """Seconds on the wall and of the processor, all threads."""
+    start = time.perf_counter(), time.process_time()
     run()
-    return time.perf_counter() - start
+    return time.perf_counter() - start[0], time.process_time() - start[1]
 
 
 def measure(root: Path, count: int, repeats: int, workers: int) -> dict[str, Any]:
@@ -66,9 +69,14 @@ def measure(root: Path, count: int, repeats: int, workers: int) -> dict[str, Any
     turns = []
     network()  # builds, allocates
     for turn in range(repeats):
-        alone = wall(network)
-        whole = wall(lambda: evaluate(predictor.predict, data, progress=False, workers=workers))
-        turns.append({"network_s": alone / count, "evaluation_s": whole / count, "overhead": whole / alone - 1})
+        alone, alone_cpu = timed(network)
+        whole, whole_cpu = timed(lambda: evaluate(predictor.predict, data, progress=False, workers=workers))
+        turns.append({
+            "network_s": alone / count,
+            "evaluation_s": whole / count,
+            "overhead": whole / alone - 1,
+            "overhead_of_processor": whole_cpu / alone_cpu - 1,
+        })  # fmt: skip
         print(f"turn {turn + 1}: {turns[-1]}", flush=True)
     median = {key: statistics.median(turn[key] for turn in turns) for key in turns[0]}
     return {"precision": predictor.precision, "median": median, "turns": turns}
@@ -99,7 +107,8 @@ def main() -> None:
     }
     with atomic_write(args.output) as temporary:
         temporary.write_text(json.dumps(result, indent=1) + "\n", encoding="utf-8")
-    print(f"median overhead {100 * found['median']['overhead']:.1f} % (promised: at most {100 * LIMIT:.0f} %)")
+    shown = {key: f"{100 * found['median'][key]:.1f} %" for key in ("overhead", "overhead_of_processor")}
+    print(f"medians: {shown} (promised: at most {100 * LIMIT:.0f} % on the wall)")
 
 
 if __name__ == "__main__":
