@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 import os
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -11,6 +12,7 @@ import torch
 
 from datasets.base import DATASETS, StereoDataset, open_dataset
 from datasets.disparities import DisparityFolder
+from datasets.reading import read_ahead
 from stereo.cli.shared import (
     add_device,
     add_memory,
@@ -47,7 +49,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
                         "or 16-bit .png in px * 256, called like the images")  # fmt: skip
     parser.add_argument("--allow-missing", action="store_true", help="go on without the images that have no file in --pred")
     parser.add_argument("--save-maps", action="store_true", help="keep every prediction below the folder of -o")
-    parser.add_argument("--workers", type=int, default=1, help="threads that read images ahead (default %(default)s; 0: none)")
+    parser.add_argument("--workers", type=int, default=1, help="processes that read ahead (default %(default)s; 0: none)")
     rules = parser.add_argument_group("what is scored")
     rules.add_argument("--protocol", metavar="NAME", help=f"one of {', '.join(PROTOCOLS)}, custom, or a .toml file with the "
                        "settings below (default: every pixel with ground truth)")  # fmt: skip
@@ -112,7 +114,7 @@ class _Evaluation:
             self.samples,
             progress=first and not self.args.json,
             protocol=self.protocol,
-            workers=self.args.workers,
+            read=partial(read_ahead, workers=self.args.workers),
             sharded=world_size() > 1,
             on_image=on_image,
             **options,

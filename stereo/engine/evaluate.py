@@ -10,7 +10,6 @@ import hashlib
 import platform
 import time
 from collections.abc import Callable, Iterator, Sequence
-from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Protocol
@@ -29,7 +28,6 @@ from stereo.types import DisparityMap, InputError, Sample
 Predict = Callable[[np.ndarray, np.ndarray], DisparityMap | StoredMap]
 # What is done with each image once it is scored: its number in the data set, the sample, what was predicted, its row.
 OnImage = Callable[[int, Sample, DisparityMap | StoredMap, dict[str, Any]], None]
-AHEAD = 2  # samples that a thread may be ahead
 
 
 class Samples(Protocol):
@@ -38,6 +36,15 @@ class Samples(Protocol):
     def __len__(self) -> int: ...
 
     def __getitem__(self, index: int, /) -> Sample: ...
+
+
+# Hands over the samples of the given indices in their order.
+Read = Callable[[Any, Sequence[int]], Iterator[Sample]]
+
+
+def one_by_one(samples: Samples, indices: Sequence[int]) -> Iterator[Sample]:
+    """Each sample when it is asked for."""
+    return (samples[index] for index in indices)
 
 
 @dataclass(frozen=True)
@@ -75,7 +82,7 @@ def evaluate(
     samples: Samples,
     progress: bool = True,
     protocol: ScoringProtocol = DEFAULT,
-    workers: int = 0,
+    read: Read = one_by_one,
     sharded: bool = False,
     on_image: OnImage | None = None,
     indices: Sequence[int] | None = None,
@@ -84,7 +91,7 @@ def evaluate(
 
     predict:  takes left and right (H, W, 3) uint8 RGB, returns a DisparityMap of their size, or a StoredMap.
     progress: show a bar on stderr when that is a terminal.
-    workers:  threads that read samples ahead; 0 reads each when it is needed.
+    read:     how samples are read, for example datasets.reading.read_ahead with its workers.
     sharded:  share the images out among the processes of torch.distributed's group; every process must call this, and each
               returns the whole report.
     on_image: called after each image (``OnImage``), by the process that scored it.
@@ -99,7 +106,7 @@ def evaluate(
 
     def score(indices: Sequence[int]) -> dict[int, dict[str, Any]]:
         rows = {}
-        for index, sample in _read_ahead(samples, indices, workers):
+        for index, sample in zip(indices, read(samples, indices), strict=True):
             rows[index], result = _predict_and_score(predict, sample, protocol)
             if on_image:
                 on_image(index, sample, result, rows[index])
@@ -127,26 +134,6 @@ def _predict_and_score(
         return score_image(sample, result, seconds, protocol), result
     except InputError as error:
         raise InputError(f"{sample.name}: {error}") from error
-
-
-def _read_ahead(samples: Samples, indices: Sequence[int], workers: int) -> Iterator[tuple[int, Sample]]:
-    """(index, sample) in order. Threads, because decoding leaves the interpreter to others, and nothing has to be copied."""
-    if not workers:
-        yield from ((index, samples[index]) for index in indices)
-        return
-    with ThreadPoolExecutor(workers) as pool:
-        waiting: list[tuple[int, Future[Sample]]] = []
-        try:
-            for index in indices:
-                waiting.append((index, pool.submit(samples.__getitem__, index)))
-                if len(waiting) > AHEAD * workers:
-                    first, future = waiting.pop(0)
-                    yield first, future.result()
-            for first, future in waiting:
-                yield first, future.result()
-        finally:  # whoever stops in the middle need not wait for what nobody will look at
-            for _, future in waiting:
-                future.cancel()
 
 
 def _shared_out(
