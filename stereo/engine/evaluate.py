@@ -90,7 +90,7 @@ def evaluate(
     """Predict and score every sample that the protocol chooses, one at a time; only the predict call is timed.
 
     predict:  takes left and right (H, W, 3) uint8 RGB, returns a DisparityMap of their size, or a StoredMap.
-    progress: show a bar on stderr when that is a terminal.
+    progress: show a bar on stderr when that is a terminal: of this process's share.
     read:     how samples are read, for example datasets.reading.read_ahead with its workers.
     sharded:  share the images out among the processes of torch.distributed's group; every process must call this, and each
               returns the whole report.
@@ -102,19 +102,18 @@ def evaluate(
     if len(samples) == 0:
         raise InputError("the data set is empty; expected at least one pair with ground truth")
     chosen = protocol.chosen(len(samples)) if indices is None else list(indices)
-    bar = tqdm(chosen, desc="evaluate", unit="pair", disable=None if progress else True)
 
-    def score(indices: Sequence[int]) -> dict[int, dict[str, Any]]:
+    def score(mine: Sequence[int]) -> dict[int, dict[str, Any]]:
         rows = {}
-        for index, sample in zip(indices, read(samples, indices), strict=True):
+        hidden = None if progress else True
+        bar = tqdm(read(samples, mine), desc="evaluate", total=len(mine), unit="pair", disable=hidden)
+        for index, sample in zip(mine, bar, strict=True):
             rows[index], result = _predict_and_score(predict, sample, protocol)
             if on_image:
                 on_image(index, sample, result, rows[index])
-            bar.update(min(world_size() if sharded else 1, len(chosen) - bar.n))
         return rows
 
-    with bar:
-        found = _shared_out(score, chosen) if sharded else score(chosen)
+    found = _shared_out(score, chosen) if sharded else score(chosen)
     rows = tuple(found[index] for index in chosen)
     summary = aggregate(rows, [protocol.weight(row["name"]) for row in rows] if protocol.weights else None)
     summary["images_without_occlusion"] = sum(not row["occlusion_known"] for row in rows)
