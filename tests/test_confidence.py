@@ -56,6 +56,7 @@ def test_counted_by_hand():
     assert scores["ause"] == pytest.approx((0 + 4 + 10 / 3 + 1.5 + 0) / 5)
     assert scores["ause_relative"] == pytest.approx(scores["ause"] / 2.8)
     assert (scores["bad3_kept80"], scores["count_kept80"]) == (50.0, 4)
+    assert confidence_scores(np.array([3.0, 3.5]), np.zeros(2))["bad3_kept80"] == 50.0  # exactly 3 px is not above 3 px
 
 
 def test_ties_count_like_the_mean_of_all_their_orders():

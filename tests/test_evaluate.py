@@ -276,6 +276,25 @@ def test_each_image_is_handed_over_with_its_row(samples: list[Sample]):
     assert tuple(row for *_, row in seen) == report.rows
 
 
+def test_the_processes_share_the_images(monkeypatch):
+    samples = [make_sample(i) for i in range(5)]
+    done: dict[int, list[int]] = {0: [], 1: []}
+    parts: list[dict] = []
+
+    def process(number: int, everyones) -> Report:
+        monkeypatch.setattr("stereo.engine.evaluate.rank", lambda: number)
+        monkeypatch.setattr("stereo.engine.evaluate.world_size", lambda: 2)
+        monkeypatch.setattr("stereo.engine.evaluate.everyones", everyones)
+        watch = partial(lambda found, index, *rest: found.append(index), done[number])
+        return evaluate(perfect(samples), samples, progress=False, sharded=True, on_image=watch)
+
+    with pytest.raises(KeyError):  # the first process's part alone is no report
+        process(0, lambda mine: parts.append(mine) or [mine])
+    report = process(1, lambda mine: [parts[0], mine])
+    assert done == {0: [0, 2, 4], 1: [1, 3]}
+    assert [row["name"] for row in report.rows] == [f"fake/{i}" for i in range(5)]
+
+
 def test_only_the_given_images(samples: list[Sample]):
     report = evaluate(perfect(samples), samples, progress=False, indices=[1])
     assert [row["name"] for row in report.rows] == ["fake/1"]

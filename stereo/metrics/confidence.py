@@ -63,6 +63,6 @@ def _from_surest(confidence: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
 def _sums_of_first(kept: np.ndarray, values: np.ndarray, groups: np.ndarray) -> np.ndarray:
     """For each number in ``kept`` the sum of so many first values; a group that is cut gives its mean for each of them."""
     before = np.concatenate([[0], np.cumsum(values)])
-    cut = np.searchsorted(groups, kept - 1, side="right") - 1  # the group of the last value that is kept
+    cut = np.searchsorted(groups, kept, side="right") - 1  # where nothing is cut, a group of which nothing is kept
     start, end = groups[cut], np.append(groups, len(values))[cut + 1]
     return before[start] + (kept - start) * (before[end] - before[start]) / (end - start)
