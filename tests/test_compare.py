@@ -160,11 +160,24 @@ def test_refuses_what_cannot_be_compared(tmp_path: Path):
         compare(a, a, resamples=99)
 
 
+def test_refuses_half_a_file_and_an_old_card(tmp_path: Path):
+    path = write_run(tmp_path, "a", make_samples(), 1.0)
+    whole = path.read_text()
+    path.write_text(whole[:-200])
+    with pytest.raises(InputError, match="is not a whole CSV"):
+        read_run(path)
+    path.write_text(whole)
+    card = tmp_path / "a.card.json"
+    card.write_text(json.dumps(json.loads(card.read_text()) | {"protocol": "every pixel"}))
+    with pytest.raises(InputError, match=r"a\.card\.json' is not a result card of this version"):
+        read_run(path)
+
+
 def test_refuses_files_that_are_no_runs(tmp_path: Path):
     with pytest.raises(InputError, match=r"cannot read CSV of an evaluation .*absent\.csv"):
         read_run(tmp_path / "absent.csv")
     (tmp_path / "other.csv").write_text("name,epe\na,1\n")
-    with pytest.raises(InputError, match="is not a CSV of 'evaluate -o' of this version"):
+    with pytest.raises(InputError, match="is not a whole CSV of 'evaluate -o' of this version"):
         read_run(tmp_path / "other.csv")
     (tmp_path / "other.card.json").write_text("{")
     with pytest.raises(InputError, match="or its card is damaged"):

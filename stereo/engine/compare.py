@@ -71,8 +71,11 @@ def read_run(path: Path) -> Run:
         card = json.loads(card_path.read_text(encoding="utf-8")) if card_path.is_file() else None
     except (UnicodeDecodeError, csv.Error, json.JSONDecodeError) as error:
         raise InputError(f"'{table}' or its card is damaged: {error}; evaluate again") from None
-    if not rows or any(key not in rows[0] for key in ("name", "sha256", *SAME)):
-        raise InputError(f"'{table}' is not a CSV of 'evaluate -o' of this version; evaluate again")
+    columns_fit = bool(rows) and not any(None in row or None in row.values() for row in rows)  # no line longer or shorter
+    if not columns_fit or any(key not in rows[0] for key in ("name", "sha256", *SAME)):
+        raise InputError(f"'{table}' is not a whole CSV of 'evaluate -o' of this version; evaluate again")
+    if card is not None and not isinstance(card.get("protocol") if isinstance(card, dict) else None, dict):
+        raise InputError(f"'{card_path}' is not a result card of this version; evaluate again")
     return Run(table, rows, card)
 
 
