@@ -157,6 +157,7 @@ def test_missing_images_are_an_error_or_listed(tmp_path: Path, capsys):
     card = json.loads(captured.out)["pred"]
     assert (card["images"], card["images_available"], card["missing_predictions"]) == (2, 3, ["set/b"])
     assert card["summary"]["epe_all"] == 1.0  # |7 - 5| and |7 - 7|
+    assert f"2 files such as '{tmp_path / 'pred' / 'a.npy'}'; .pfm and .npy hold px" in captured.err
     assert "1 of 3 images have no prediction" in captured.err and "1 of 3 images are not scored" in captured.err
 
 

@@ -27,7 +27,7 @@ from stereo.engine.protocols import PROTOCOLS, Protocol, open_protocol
 from stereo.engine.result_files import format_regions, format_table, make_card, write_card, write_csv
 from stereo.engine.sharding import joined, rank, started_by_torchrun, world_size
 from stereo.inference.sgbm import SgbmPredictor, search_range
-from stereo.inference.stored import StoredMap, find_stored, read_stored_map, write_stored_map
+from stereo.inference.stored import UNITS, StoredMap, find_stored, read_stored_map, write_stored_map
 from stereo.metrics import REGIONS
 from stereo.types import DisparityMap, InputError, Sample
 
@@ -141,9 +141,11 @@ class _Evaluation:
                 raise InputError(f"{found}; add them, or --allow-missing to score the others")
             if rank() == 0:
                 say(self.args, found)
+        if rank() == 0:
+            say(self.args, f"{len(files)} files such as '{next(iter(files.values()))}'; {UNITS}")
         present = [index for index in chosen if self.samples.names[index] in files]
         predict = ByName(lambda name: lambda left, right: read_stored_map(files[name]))
-        facts = {"predictions": str(self.args.pred), "missing_predictions": missing}
+        facts = {"predictions": str(self.args.pred), "prediction_units": UNITS, "missing_predictions": missing}
         self.score(self.args.pred.resolve().name, predict, facts, indices=present)
 
     def _watchers(self, title: str) -> list[OnImage]:
