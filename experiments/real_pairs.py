@@ -19,8 +19,9 @@ import torch
 from datasets.pairs import PairsDataset
 from stereo import StereoPredictor, load_model
 from stereo.checkpoint import default_weights
-from stereo.engine.evaluate import Report, cpu_name, evaluate, format_table
+from stereo.engine.evaluate import ByName, Report, cpu_name, evaluate
 from stereo.engine.memory import keep_freed_memory
+from stereo.engine.result_files import format_table
 from stereo.image_io import atomic_write
 from stereo.inference.sgbm import SgbmPredictor, search_range
 from stereo.version import __version__
@@ -51,10 +52,9 @@ def main() -> None:
     keep_freed_memory()
     samples = PairsDataset(args.folder)
     weights = args.weights or default_weights()
-    names = iter(samples.names)
     reports = {
         "small": evaluate(StereoPredictor(load_model(weights)).predict, samples),
-        "sgbm": evaluate(lambda left, right: SgbmPredictor(search_range(next(names))).predict(left, right), samples),
+        "sgbm": evaluate(ByName(lambda name: SgbmPredictor(search_range(name)).predict), samples),
     }
     for method, report in reports.items():
         print(f"\n{method}\n{format_table(report)}")

@@ -5,17 +5,22 @@ from __future__ import annotations
 import csv
 import json
 import math
+import time
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 
 import numpy as np
 import pytest
 
-from stereo.engine.evaluate import evaluate, format_table, make_card, write_card, write_csv
+from datasets.reading import read_ahead
+from stereo.engine.evaluate import ByName, Report, evaluate
+from stereo.engine.result_files import format_regions, format_table, make_card, write_card, write_csv
+from stereo.inference.stored import StoredMap
 from stereo.types import DisparityMap, InputError, Sample
 from stereo.version import __version__
 
-META = {"protocol": "default", "weights": {"name": "w", "sha256": "00"}, "data": "fake:1"}
+META = {"weights": {"name": "w", "sha256": "00"}, "data": "fake:1"}
 
 
 def make_sample(index: int, height: int = 4, width: int = 6) -> Sample:
@@ -159,12 +164,18 @@ def test_card_round_trip(samples: list[Sample], tmp_path: Path):
     write_card(report, path, META | {"images": "cannot be replaced", "device": "cpu"})
     card = json.loads(path.read_text(encoding="utf-8"))
     assert card == make_card(report, META | {"device": "cpu"})
-    assert card["protocol"] == "default"
+    assert card["protocol"]["name"] == "default"
+    assert card["protocol"]["figures"]["epe_noc"] == 0
+    assert card["protocol"]["below"] is None  # no limit, and JSON has no infinity
     assert card["weights"] == {"name": "w", "sha256": "00"}
     assert card["data"] == "fake:1"
     assert card["images"] == card["images_without_occlusion"] == 2
-    assert card["pixels"] == {"all": 50, "noc": 50, "occ": 0, "occlusion": 0}
-    assert set(card["regions"]) == {"all", "noc", "occ"}
+    assert {key: card["pixels"][key] for key in ("truth", "all", "noc", "occ", "occlusion", "excluded_range")} == {
+        "truth": 50, "all": 50, "noc": 50, "occ": 0, "occlusion": 0, "excluded_range": 0,
+    }  # fmt: skip
+    assert set(card["regions"]) == {"all", "noc", "occ", "oof", "edge", "textureless"}
+    assert card["units"]["epe"] == card["units"]["ause"] == "px"
+    assert card["units"]["bad3"] == "%" and card["units"]["iou_mean"] == "0 to 1" and card["units"]["seconds"] == "s"
     assert card["summary"]["epe_all"] == 0
     assert card["summary"]["epe_occ"] is None  # JSON has no NaN
     assert card["skipped"]["epe_occ"] == 2
@@ -192,3 +203,122 @@ def test_table_has_units_and_a_line_per_image(samples: list[Sample]):
     assert lines[5].startswith("mean of 2")
     assert lines[6].startswith("pixel-pooled")
     assert len({len(line) for line in lines[:7]}) == 1
+
+
+def test_predictors_may_ask_for_the_name(samples: list[Sample]):
+    asked = []
+
+    def choose(name: str):
+        asked.append(name)
+        return perfect(samples)
+
+    report = evaluate(ByName(choose), samples, progress=False)
+    assert asked == ["fake/0", "fake/1"]
+    assert report.rows == _untimed(evaluate(perfect(samples), samples, progress=False), report)
+
+
+def _untimed(report: Report, like: Report) -> tuple:
+    """The rows with the seconds of another report: all else is to be compared."""
+    return tuple(row | {"seconds": other["seconds"]} for row, other in zip(report.rows, like.rows, strict=True))
+
+
+@pytest.mark.parametrize("workers", [0, 1, 2])
+def test_reading_ahead_changes_nothing(workers: int):
+    samples = [make_sample(i, 4 + i % 3, 6) for i in range(12)]
+
+    class Slow:
+        """Later samples are there first."""
+
+        def __len__(self) -> int:
+            return len(samples)
+
+        def __getitem__(self, index: int) -> Sample:
+            time.sleep(0.002 * ((index * 7) % 5))
+            return samples[index]
+
+    def choose(name: str):
+        sample = samples[int(name.partition("/")[2])]
+        return lambda left, right: perfect([sample])(sample.left, sample.right)
+
+    plain = evaluate(ByName(choose), samples, progress=False)
+    ahead = evaluate(ByName(choose), Slow(), progress=False, read=partial(read_ahead, workers=workers))
+    assert plain.rows == _untimed(ahead, plain)
+    assert plain.data_sha256 == ahead.data_sha256
+    assert {key: value for key, value in plain.summary.items() if not key.startswith("seconds")} == pytest.approx(
+        {key: value for key, value in ahead.summary.items() if not key.startswith("seconds")}, nan_ok=True, abs=0, rel=0
+    )
+
+
+def test_an_unreadable_sample_stops_the_readers_too():
+    class Broken:
+        def __len__(self) -> int:
+            return 1000
+
+        def __getitem__(self, index: int) -> Sample:
+            if index == 3:
+                raise InputError("left.png is damaged")
+            return make_sample(index)
+
+    def predict(left: np.ndarray, right: np.ndarray) -> DisparityMap:
+        return DisparityMap(*np.zeros((3, 4, 6), np.float32))
+
+    scored = []
+    with pytest.raises(InputError, match=r"^left\.png is damaged$"):  # no traceback of another process
+        evaluate(predict, Broken(), False, read=partial(read_ahead, workers=2), on_image=lambda *image: scored.append(image[0]))
+    assert scored == [0, 1, 2]
+
+
+def test_each_image_is_handed_over_with_its_row(samples: list[Sample]):
+    seen = []
+    report = evaluate(perfect(samples), samples, progress=False, on_image=lambda *given: seen.append(given))
+    assert [(index, sample.name) for index, sample, _, _ in seen] == [(0, "fake/0"), (1, "fake/1")]
+    assert all(np.array_equal(result.disp, sample.disp) for _, sample, result, _ in seen)
+    assert tuple(row for *_, row in seen) == report.rows
+
+
+def test_the_processes_share_the_images(monkeypatch):
+    samples = [make_sample(i) for i in range(5)]
+    done: dict[int, list[int]] = {0: [], 1: []}
+    parts: list[dict] = []
+
+    def process(number: int, everyones) -> Report:
+        monkeypatch.setattr("stereo.engine.evaluate.rank", lambda: number)
+        monkeypatch.setattr("stereo.engine.evaluate.world_size", lambda: 2)
+        monkeypatch.setattr("stereo.engine.evaluate.everyones", everyones)
+        watch = partial(lambda found, index, *rest: found.append(index), done[number])
+        return evaluate(perfect(samples), samples, progress=False, sharded=True, on_image=watch)
+
+    with pytest.raises(KeyError):  # the first process's part alone is no report
+        process(0, lambda mine: parts.append(mine) or [mine])
+    report = process(1, lambda mine: [parts[0], mine])
+    assert done == {0: [0, 2, 4], 1: [1, 3]}
+    assert [row["name"] for row in report.rows] == [f"fake/{i}" for i in range(5)]
+
+
+def test_only_the_given_images(samples: list[Sample]):
+    report = evaluate(perfect(samples), samples, progress=False, indices=[1])
+    assert [row["name"] for row in report.rows] == ["fake/1"]
+    assert report.available == 2
+
+
+def test_unknown_occlusion_and_confidence_of_a_method_are_skipped(samples: list[Sample]):
+    report = evaluate(ByName(lambda name: lambda left, right: StoredMap(samples[int(name[-1])].disp)), samples, progress=False)
+    row = report.rows[0]
+    assert row["epe_all"] == 0 and row["occlusion_known"]
+    assert all(math.isnan(row[key]) for key in ("iou_occluded", "ause", "risk_50", "bad3_kept80"))
+    assert (row["count_known"], row["count_tp"], row["count_kept80"]) == (0, 0, 0)
+
+
+def test_a_confidence_of_another_size_is_refused(samples: list[Sample]):
+    predict = perfect(samples)
+    with pytest.raises(InputError, match=r"fake/0: sizes differ: confidence \(2, 6\), truth \(4, 6\)"):
+        evaluate(lambda left, right: replace(predict(left, right), confidence=np.ones((2, 6))), samples, progress=False)
+
+
+def test_the_regions_are_a_table_of_their_own(samples: list[Sample]):
+    predict = perfect(samples)
+    report = evaluate(lambda left, right: predict(left, right, 4.0), samples, progress=False)
+    lines = {line.split()[0]: line.split()[1:] for line in format_regions(report).splitlines()}
+    assert lines["occ"] == ["9", "4.00", "100.00", "4.00"]
+    assert lines["d0to16"] == lines["all"] == ["50", "4.00", "100.00", "4.00"]
+    assert lines["d192up"] == ["0", "-", "-", "-"]

@@ -1,0 +1,39 @@
+"""Samples in a given order, read by processes that run ahead."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+
+from torch.utils.data import Dataset
+
+from datasets.base import StereoDataset
+from datasets.loading import ordered_items
+from stereo.types import InputError, Sample
+
+
+def read_ahead(samples: StereoDataset, indices: Sequence[int], workers: int) -> Iterator[Sample]:
+    """The samples of ``indices`` in their order, read by ``workers`` processes (0: each here, when it is asked for).
+
+    Processes, not threads: decoding takes the standard error of its process for itself, and logs of others would be lost.
+    Raises InputError for a sample that cannot be read.
+    """
+    for found in ordered_items(_Chosen(samples, indices), workers):
+        if isinstance(found, InputError):
+            raise found
+        yield found
+
+
+class _Chosen(Dataset):
+    """What cannot be read is handed over as the error: raised in a worker it would come wrapped in a traceback."""
+
+    def __init__(self, samples: StereoDataset, indices: Sequence[int]) -> None:
+        self.samples, self.indices = samples, indices
+
+    def __len__(self) -> int:
+        return len(self.indices)
+
+    def __getitem__(self, item: int) -> Sample | InputError:
+        try:
+            return self.samples[self.indices[item]]
+        except InputError as error:
+            return error

@@ -1,0 +1,120 @@
+"""What evaluating costs over the network's own time: reading, hashing, regions, errors, confidence, occlusion.
+
+    python -m experiments.bench_evaluation       # from the root of the repository, on a quiet machine; two minutes
+
+Pairs of 540x960 px are written to a temporary folder (PNG, PFM, masks) and evaluated from there with the shipped weights; the
+same pairs, held in memory, go through the network alone. Both take turns; the overhead is the ratio of the two walls, less one.
+The processor's time is measured too: other programs on the machine disturb it less.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import os
+import statistics
+import tempfile
+import time
+from collections.abc import Callable
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import cv2
+import torch
+
+from datasets.pairs import PairsDataset
+from datasets.procedural.dataset import GeneratedDataset
+from datasets.reading import read_ahead
+from stereo import StereoPredictor, load_model
+from stereo.checkpoint import default_weights
+from stereo.engine.evaluate import cpu_name, evaluate
+from stereo.engine.memory import keep_freed_memory
+from stereo.image_io import atomic_write, write_image, write_pfm
+from stereo.types import Sample
+from stereo.version import __version__
+
+HERE = Path(__file__).parent
+HEIGHT, WIDTH, SEED = 540, 960, 10_000_103
+LIMIT = 0.15  # what is promised
+
+
+def write_pairs(root: Path, count: int) -> None:
+    for index, sample in enumerate(GeneratedDataset(SEED, count, HEIGHT, WIDTH)):
+        if index == count:  # it has no end of its own
+            break
+        folder = root / "generated" / f"{index:03d}"
+        folder.mkdir(parents=True)
+        write_image(folder / "left.png", sample.left)
+        write_image(folder / "right.png", sample.right)
+        write_pfm(folder / "disp_left.pfm", sample.disp)
+        write_image(folder / "occ_left.png", sample.occluded.astype("uint8") * 255)
+
+
+def timed(run: Callable[[], Any]) -> tuple[float, float]:
+    """Seconds on the wall and of the processor: all threads, and processes that have ended meanwhile."""
+    start = time.perf_counter(), sum(os.times()[:4])
+    run()
+    return time.perf_counter() - start[0], sum(os.times()[:4]) - start[1]
+
+
+def measure(root: Path, count: int, repeats: int, workers: int) -> dict[str, Any]:
+    write_pairs(root, count)
+    data = PairsDataset(root)
+    held: list[Sample] = [data[index] for index in range(count)]
+    predictor = StereoPredictor(load_model(default_weights()))
+
+    def network() -> None:
+        for sample in held:
+            predictor.predict(sample.left, sample.right)
+
+    def evaluation() -> None:
+        evaluate(predictor.predict, data, progress=False, read=partial(read_ahead, workers=workers))
+
+    turns = []
+    network()  # builds, allocates
+    for turn in range(repeats):
+        alone, alone_cpu = timed(network)
+        whole, whole_cpu = timed(evaluation)
+        turns.append({
+            "network_s": alone / count,
+            "evaluation_s": whole / count,
+            "overhead": whole / alone - 1,
+            "overhead_of_processor": whole_cpu / alone_cpu - 1,
+        })  # fmt: skip
+        print(f"turn {turn + 1}: {turns[-1]}", flush=True)
+    median = {key: statistics.median(turn[key] for turn in turns) for key in turns[0]}
+    return {"precision": predictor.precision, "median": median, "turns": turns}
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--repeats", type=int, default=5, help="the median of these (default %(default)s)")
+    parser.add_argument("--pairs", type=int, default=8, help="in each repeat (default %(default)s)")
+    parser.add_argument("--workers", type=int, default=1, help="processes that read ahead (default %(default)s, as evaluate)")
+    parser.add_argument("-o", "--output", type=Path, default=HERE / "results" / "evaluation_overhead.json", help="JSON")
+    args = parser.parse_args()
+    keep_freed_memory()
+    cv2.setNumThreads(torch.get_num_threads())
+    load = os.getloadavg()
+    with tempfile.TemporaryDirectory() as folder:
+        found = measure(Path(folder), args.pairs, args.repeats, args.workers)
+    result = {
+        "command": "python -m experiments.bench_evaluation",
+        "version": __version__,
+        "weights": default_weights().name,
+        "machine": {"cpu": cpu_name(), "torch": torch.__version__, "threads": torch.get_num_threads(), "load_before": load},
+        "size": [HEIGHT, WIDTH],
+        "pairs": args.pairs,
+        "workers": args.workers,
+        "limit": LIMIT,
+        **found,
+    }
+    with atomic_write(args.output) as temporary:
+        temporary.write_text(json.dumps(result, indent=1) + "\n", encoding="utf-8")
+    shown = {key: f"{100 * found['median'][key]:.1f} %" for key in ("overhead", "overhead_of_processor")}
+    print(f"medians: {shown} (promised: at most {100 * LIMIT:.0f} % on the wall)")
+
+
+if __name__ == "__main__":
+    main()
