@@ -27,6 +27,7 @@ from stereo.types import DisparityMap, InputError, Sample
 from stereo.version import __version__
 
 Predict = Callable[[np.ndarray, np.ndarray], DisparityMap]
+OnImage = Callable[[int, Sample, DisparityMap, dict[str, Any]], None]
 
 # What the caller of write_card has to know, because only the caller can.
 CARD_META = ("protocol", "weights", "data")
@@ -81,11 +82,12 @@ def _score(sample: Sample, result: DisparityMap, seconds: float) -> dict[str, An
     return row | scores
 
 
-def evaluate(predict: Predict, samples: Samples, progress: bool = True) -> Report:
+def evaluate(predict: Predict, samples: Samples, progress: bool = True, on_image: OnImage | None = None) -> Report:
     """Predict and score every sample, one at a time; only the predict call is timed.
 
     predict:  takes left and right (H, W, 3) uint8 RGB, returns a DisparityMap of their size.
     progress: show a bar on stderr when that is a terminal.
+    on_image: gets every image as it is scored, on_image(index, sample, result, row), for pages and files beside the report.
     Raises InputError for a sample that cannot be read or has no ground truth, a prediction of another size or with values that
     are not finite, and for no sample at all. Nothing is ever left out silently.
     """
@@ -99,6 +101,8 @@ def evaluate(predict: Predict, samples: Samples, progress: bool = True) -> Repor
             rows.append(_score(sample, result, seconds))
         except InputError as error:
             raise InputError(f"{sample.name}: {error}") from error
+        if on_image is not None:
+            on_image(index, sample, result, rows[-1])
         _hash_sample(digest, sample)
     if not rows:
         raise InputError("the data set is empty; expected at least one pair with ground truth")
