@@ -4,12 +4,15 @@ from __future__ import annotations
 
 import base64
 import hashlib
+import json
 from html.parser import HTMLParser
+from pathlib import Path
 from typing import Any
 
 import numpy as np
 
 from stereo.engine.evaluate import Report, evaluate, make_card
+from stereo.image_io import write_image
 from stereo.report.evaluation_page import EvaluationPage
 from stereo.types import DisparityMap, Sample
 
@@ -110,3 +113,24 @@ def check_self_contained(text: str) -> PageReader:
     for part in (code[0], *page.text("style")):
         assert base64.b64encode(hashlib.sha256(part.encode()).digest()).decode() in policy
     return page
+
+
+def write_run(folder: Path) -> Path:
+    """A run of 41 steps that skipped step 15 and was resumed at 20, with every file of a run, hostile names among them."""
+    (folder / "panels").mkdir(parents=True)
+    lines: list[dict[str, Any]] = []
+    for place, step in enumerate(range(0, 50, 10)):
+        values = {"loss/total": 8 / 2**place, "loss/response": 1.0, "epe_visible_px": None if step == 20 else 5.0 - place}
+        more = {"learning_rate": 6e-4, "gradient_norm": 0.5, "samples_per_s": 4.0, "eta_s": 10.0, "anything else": 1}
+        lines.append({"step": step, "kind": "train"} | values | more)
+    skipped = {"names": ["a/<script>window.hacked = 1</script>"], "reason": "the gradient is not finite"}
+    lines.insert(2, {"step": 15, "kind": "skip"} | skipped)
+    lines.insert(3, {"step": 20, "kind": "resume", "seconds": 12.5})
+    lines += [{"step": 20, "kind": "validation", "epe_noc": 3.0}, {"step": 41, "kind": "validation", "epe_noc": 2.0}]
+    (folder / "log.jsonl").write_text("".join(json.dumps(line) + "\n" for line in lines), encoding="utf-8")
+    (folder / "recipe.toml").write_text('name = "a <b>recipe</b>"\n[train]\nsteps = 41\n', encoding="utf-8")
+    versions = {"stereo": "0.3.0", "torch": "2.11.0", "gpu": None, "processes": 1, "command": "train '</script>'"}
+    (folder / "versions.json").write_text(json.dumps(versions), encoding="utf-8")
+    for step in (0, 20, 40):
+        write_image(folder / "panels" / f"{step:07d}.png", np.full((20, 30, 3), step, np.uint8))
+    return folder

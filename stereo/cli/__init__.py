@@ -15,7 +15,7 @@ from collections.abc import Sequence
 from types import ModuleType
 from typing import NoReturn
 
-from stereo.cli import bench, check, convert, demo, evaluate, generate, infer, preview, train
+from stereo.cli import bench, check, convert, demo, evaluate, generate, infer, preview, report, train
 from stereo.engine.fit import NonFiniteLossError
 from stereo.types import InputError
 from stereo.version import __version__
@@ -34,6 +34,7 @@ VERBS: dict[str, tuple[ModuleType, str]] = {
     "demo": (demo, "generate a pair, run the shipped weights on it, compare with the exact truth"),
     "train": (train, "train a network from a recipe (a TOML file in experiments/)"),
     "evaluate": (evaluate, "score a network, and OpenCV's SGBM beside it, on a data set with ground truth"),
+    "report": (report, "a page of a training run: curves, samples, recipe, versions; needs no server"),
     "generate": (generate, "write a procedural data set to disk in the FlyingThings3D layout"),
     "preview": (preview, "a contact sheet of a data set, or of the generator: images, disparity, occlusion"),
     "convert": (convert, "turn a checkpoint of the public STTR code into weights of this program"),

@@ -19,6 +19,7 @@ from stereo.engine.fit import fit
 from stereo.engine.memory import keep_freed_memory
 from stereo.inference.predictor import StereoPredictor
 from stereo.model.build import build_model
+from stereo.report.run_page import write_run_page
 from stereo.types import InputError
 
 
@@ -60,6 +61,7 @@ def run(args: argparse.Namespace) -> dict[str, Any]:
         "validation": {"data": f"generated:{train.validation_seed}:{train.validation_scenes}"} | numbers,
     }
     weights = save_weights(model, run_dir, recipe.model.preset, card)
+    page = write_run_page(run_dir)
     listed = ", ".join(f"{key} {value:.3f}" for key, value in numbers.items())
-    say(args, f"{recipe.name}: {train.steps} steps; {train.validation_scenes} generated scenes: {listed}; {weights}")
+    say(args, f"{recipe.name}: {train.steps} steps; {train.validation_scenes} generated scenes: {listed}; {weights}; {page}")
     return card | {"weights": str(weights)}
