@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import argparse
-from pathlib import Path
 from typing import Any
 
 from stereo.cli.shared import page_target, say
+from stereo.report.run_log import RECIPES, read_run
 from stereo.report.run_page import write_run_page
+from stereo.types import InputError
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -16,6 +17,8 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def run(args: argparse.Namespace) -> dict[str, Any]:
-    page = write_run_page(Path(args.run_dir), page_target(args.output) if args.output else None)
+    if read_run(args.run_dir).is_empty:
+        raise InputError(f"'{args.run_dir}' holds no run: none of log.jsonl, {', '.join(RECIPES)}, versions.json, panels/*.png")
+    page = write_run_page(args.run_dir, page_target(args.output) if args.output else None)
     say(args, f"wrote {page}")
     return {"output": str(page)}

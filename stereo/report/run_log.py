@@ -58,12 +58,16 @@ class Run:
     notes: tuple[str, ...] = ()
 
     @property
+    def is_empty(self) -> bool:
+        return not (self.curves or self.events or self.recipe or self.versions or self.panels)
+
+    @property
     def last_step(self) -> int:
         return max([curve.steps[-1] for curve in self.curves.values()] + [event.step for event in self.events], default=0)
 
 
 def read_run(folder: str | Path) -> Run:
-    """Read the folder of a run. Raises InputError when there is no such folder, or nothing of a run in it."""
+    """Read the folder of a run. Raises InputError when there is no such folder, or a file of it cannot be read."""
     folder = Path(folder)
     if not folder.is_dir():
         raise InputError(f"run folder '{folder}' does not exist; expected the folder that train wrote, for example runs/small")
@@ -74,8 +78,6 @@ def read_run(folder: str | Path) -> Run:
     panels = tuple(sorted((folder / "panels").glob("*.png"), key=lambda path: (panel_step(path), path.name)))
     if not panels:
         notes.append("There are no sample pictures (panels/*.png).")
-    if not (curves or events or recipe or versions or panels):
-        raise InputError(f"'{folder}' holds no run: no log.jsonl, {', '.join(RECIPES)}, versions.json or panels/*.png in it")
     return Run(folder.resolve().name, curves, events, recipe, versions, panels, tuple(notes))
 
 

@@ -13,6 +13,7 @@ from stereo.report.page import breakable, data_uri, embed_json, escape, facts_li
 from stereo.report.run_log import Event, Run, panel_step, read_run, recipe_title
 from stereo.types import InputError
 
+PAGE = "report.html"
 PANELS = 24  # sample pictures at most, spread evenly from the first to the last
 PANEL_LONGEST = 1280  # px
 EVENTS_LISTED = 100
@@ -33,16 +34,17 @@ HIDDEN = ("eta_s", "seconds")  # of the screen while it runs, not of a page
 
 
 def write_run_page(folder: str | Path, target: str | Path | None = None) -> Path:
-    """Write the page of the run in ``folder`` to ``target``, or to report.html in it; returns where it is.
+    """Write the page of the run in ``folder`` to ``target``, or to PAGE in it; returns where it is. Notes say what is absent.
 
-    Raises InputError when there is no run, or the page cannot be written.
+    Raises InputError when there is no such folder, or the page cannot be written.
     """
-    path = Path(target) if target else Path(folder) / "report.html"
+    path = Path(target) if target else Path(folder) / PAGE
     write_page(path, run_html(read_run(folder)))
     return path
 
 
 def run_html(run: Run) -> str:
+    """The page of a run."""
     title = recipe_title(run.recipe) or run.name
     sections = [
         "".join(map(note, run.notes)),
