@@ -202,6 +202,16 @@ def test_terms_share_charts_and_everything_logged_has_one(tmp_path):
     }
 
 
+def test_only_what_is_compared_by_ratios_is_drawn_by_its_logarithm(tmp_path):
+    names = ("loss/total", "gradient_norm", "samples_per_s", "learning_rate")
+    lines = ({"step": step, "kind": "train"} | dict.fromkeys(names, value) for step, value in ((0, 1000.0), (1, 1.0)))
+    (tmp_path / "log.jsonl").write_text("".join(json.dumps(line) + "\n" for line in lines))
+    read = check_self_contained(run_html(read_run(tmp_path)))
+    titles, said = (read.text(tag) for tag in ("h3", "small"))
+    assert [title.strip() for title in titles] == ["Loss", "Learning rate", "Norm of the gradient", "Samples per second"]
+    assert said == ["logarithmic", "logarithmic", "1/s"]  # of the first, the third, the fourth
+
+
 def test_page_shows_figures_events_samples_and_recipe(tmp_path):
     read = check_self_contained(run_html(read_run(write_run(tmp_path / "run"))))
     assert "".join(read.text("title")) == "Training run a <b>recipe</b>"

@@ -15,6 +15,7 @@ from stereo.report.run_log import Curve, Event
 WIDTH, HEIGHT = 420, 210  # units of the drawing, about px on a screen
 LEFT, RIGHT, TOP, BOTTOM = 48, 408, 14, 184  # of the field of the curves
 POINTS = 400  # of a curve at most: more than that many cannot be told apart
+MANY = 2  # lines, from which on their values take more than one line of text
 COLOURS = 8  # .s0 to .s7 in page.css
 LOG_FROM = 50.0  # largest of the values in relation to the smallest
 
@@ -110,7 +111,7 @@ def chart(name: str, title: str, unit: str, lines: Sequence[Line], field: Field)
 <div class="plot" tabindex="0" role="application" aria-label="{escape(told)}. Arrow keys go from step to step.">
 <svg viewBox="0 0 {WIDTH} {HEIGHT}" aria-hidden="true">{_grid(x, y)}{marks}{curves}
 <line class="cursor" x1="0" x2="0" y1="{TOP}" y2="{BOTTOM}" visibility="hidden"/></svg></div>
-<p class="readout" aria-live="polite"></p></figure>
+<p class="readout{" many" * (len(drawn) > MANY)}" aria-live="polite"></p></figure>
 """
     data = [{"name": line.name, "steps": line.curve.steps, "values": [_six(v) for v in line.curve.values]} for line in drawn]
     return html, {"id": name, "lines": data, "x": [x.low, x.high, x.first / WIDTH, x.last / WIDTH]}

@@ -174,7 +174,7 @@ def _histogram(counts: dict[str, np.ndarray]) -> str:
     heads = "".join(f'<th scope="col">{name}, pixels</th><th scope="col">{name}, % of all</th>' for name in shown)
     legend = "".join(f'<span class="key {name}">{name}</span>' for name in shown)
     return f"""<section aria-labelledby="errors"><h2 id="errors">Errors of {total:,} pixels</h2>
-<figure class="histogram"><div class="keys">{legend}</div>
+<figure class="histogram" tabindex="0"><div class="keys">{legend}</div>
 <svg viewBox="0 0 {step * len(names)} 232" role="img" aria-label="Share of pixels by error; the numbers are in the table below">
 <line class="axis" x1="0" y1="190.5" x2="{step * len(names)}" y2="190.5"/>
 {"".join(bars)}<text x="{step * len(names) / 2}" y="227">error, px (bars: % of pixels with truth)</text></svg>
