@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import math
+import pickle
 import re
 from dataclasses import replace
 from itertools import pairwise
@@ -174,6 +175,18 @@ def test_equal_errors_keep_the_order_of_the_data():
     read = check_self_contained(page.html(report, card))
     assert table_names(read) == list("abcd")
     assert [card["data-name"] for card in read.all("article")] == ["a", "b"]
+
+
+@pytest.mark.parametrize("processes", [2, 3])
+def test_shares_of_an_evaluation_make_the_page_of_the_whole(processes):
+    pairs = [sample(name, offset) for name, offset in zip("abcdefg", (3, 1, 7, 2, 6, 5, 4), strict=True)]
+    whole, report, card = evaluated(pairs, pictured=3)
+    shares = [EvaluationPage(pictured=3) for _ in range(processes)]
+    for index, (made, result) in enumerate(pairs):
+        shares[index % processes].add(index, made, result, report.rows[index])
+    for share in shares[1:]:
+        shares[0].absorb(pickle.loads(pickle.dumps(share)))  # as it comes from another process
+    assert shares[0].html(report, card) == whole.html(report, card)
 
 
 def test_page_without_pictures():

@@ -67,9 +67,17 @@ class EvaluationPage:
             error = np.abs(result.disp[masks[region]] - sample.disp[masks[region]])  # type: ignore[index]
             self.counts[name] += error_histogram(error)
         rank = _rank(row), -index
-        if self.pictured < 1 or (len(self._worst) == self.pictured and rank < self._worst[0][0]):
-            return
-        pictures = _Pictured(index, row, pair_layers(sample, result))
+        if self.pictured > 0 and (len(self._worst) < self.pictured or rank > self._worst[0][0]):
+            self._keep(rank, _Pictured(index, row, pair_layers(sample, result)))
+
+    def absorb(self, other: EvaluationPage) -> None:
+        """What another page has seen of the same evaluation, whose images were shared out among processes."""
+        for name, count in other.counts.items():
+            self.counts[name] += count
+        for rank, pictures in other._worst:
+            self._keep(rank, pictures)
+
+    def _keep(self, rank: tuple[float, int], pictures: _Pictured) -> None:
         heapq.heappush(self._worst, (rank, pictures))
         self._bytes += pictures.size
         while len(self._worst) > self.pictured or (self._bytes > self.picture_bytes and len(self._worst) > 1):
