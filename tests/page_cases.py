@@ -11,7 +11,7 @@ from typing import Any
 
 import numpy as np
 
-from stereo.engine.evaluate import Report, evaluate, make_card
+from stereo.engine.evaluate import Report, evaluate
 from stereo.image_io import write_image
 from stereo.report.evaluation_page import EvaluationPage
 from stereo.types import DisparityMap, Sample
@@ -25,7 +25,8 @@ HOSTILE = [
     "plain/name_10",
     "naïve \udcff",  # a byte of a file name that is no UTF-8
 ]
-META = {"protocol": "all & <everything>", "method": "tiny", "weights": None, "data": "pairs:<b>here</b>"}
+CARD = {"protocol": "all & <everything>", "method": "tiny", "weights": None, "data": "pairs:<b>here</b>", "data_sha256": "0123",
+        "versions": {"stereo": "0.3.0"}, "cpu": "<i>"}  # fmt: skip
 
 
 def sample(name: str, offset: float, occluded: bool = True) -> tuple[Sample, DisparityMap]:
@@ -41,10 +42,10 @@ def sample(name: str, offset: float, occluded: bool = True) -> tuple[Sample, Dis
 
 
 def evaluated(pairs: list[tuple[Sample, DisparityMap]], **limits: Any) -> tuple[EvaluationPage, Report, dict[str, Any]]:
-    """The page that has seen ``pairs``, their report and its card."""
+    """The page that has seen ``pairs``, their report and a card."""
     page, results = EvaluationPage(**limits), iter(result for _, result in pairs)
     report = evaluate(lambda left, right: next(results), [made for made, _ in pairs], progress=False, on_image=page.add)
-    return page, report, make_card(report, META)
+    return page, report, CARD
 
 
 def hostile_page() -> str:
