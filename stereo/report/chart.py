@@ -65,8 +65,8 @@ def thinned(curve: Curve, points: int = POINTS) -> Curve:
     return Curve(tuple(curve.steps[run[len(run) // 2]] for run in runs), tuple(float(values[run].mean()) for run in runs))
 
 
-def nice_ticks(low: float, high: float, wanted: int = 4) -> list[float]:
-    """Round numbers in [low, high]: multiples of 1, 2 or 5 times a power of ten, about as many as wanted."""
+def nice_ticks(low: float, high: float, wanted: int = 5) -> list[float]:
+    """Round numbers in [low, high]: multiples of 1, 2 or 5 times a power of ten, at most one more than ``wanted``."""
     if not low < high:
         return [low]
     step = 10.0 ** math.floor(math.log10((high - low) / wanted))

@@ -49,7 +49,7 @@ def run_html(run: Run) -> str:
     sections = [
         "".join(map(note, run.notes)),
         _tiles(run),
-        facts_list([("Folder", run.name), ("Command", run.versions.get("command"))]),
+        facts_list([("Command", run.versions.get("command"))]),
         _versions(run.versions),
         _charts(run),
         _events(run.events),
