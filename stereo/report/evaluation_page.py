@@ -63,8 +63,9 @@ class EvaluationPage:
     def add(self, index: int, sample: Sample, result: DisparityMap, row: dict[str, Any]) -> None:
         """Image number ``index`` with its truth, its result and its figures."""
         masks = region_masks(sample)
+        assert sample.disp is not None  # region_masks has refused it otherwise
         for name, region in (("visible", "noc"), ("occluded", "occ")):
-            error = np.abs(result.disp[masks[region]] - sample.disp[masks[region]])  # type: ignore[index]
+            error = np.abs(result.disp[masks[region]] - sample.disp[masks[region]])
             self.counts[name] += error_histogram(error)
         rank = _rank(row), -index
         if self.pictured > 0 and (len(self._worst) < self.pictured or rank > self._worst[0][0]):
