@@ -4,10 +4,8 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 
-from torch.utils.data import Dataset
-
 from datasets.base import StereoDataset
-from datasets.loading import ordered_items
+from datasets.workers import Numbered, ordered_items
 from stereo.types import InputError, Sample
 
 
@@ -23,7 +21,7 @@ def read_ahead(samples: StereoDataset, indices: Sequence[int], workers: int) -> 
         yield found
 
 
-class _Chosen(Dataset):
+class _Chosen(Numbered):
     """What cannot be read is handed over as the error: raised in a worker it would come wrapped in a traceback."""
 
     def __init__(self, samples: StereoDataset, indices: Sequence[int]) -> None:
@@ -31,6 +29,9 @@ class _Chosen(Dataset):
 
     def __len__(self) -> int:
         return len(self.indices)
+
+    def described(self, item: int) -> str:
+        return self.samples.names[self.indices[item]]
 
     def __getitem__(self, item: int) -> Sample | InputError:
         try:

@@ -15,7 +15,7 @@ from collections.abc import Sequence
 from types import ModuleType
 from typing import NoReturn
 
-from stereo.cli import bench, check, compare, convert, demo, evaluate, generate, infer, preview, submit, train
+from stereo.cli import bench, check, compare, convert, demo, evaluate, generate, infer, preview, report, submit, train
 from stereo.types import InputError, StoppedError
 from stereo.version import __version__
 
@@ -35,6 +35,7 @@ VERBS: dict[str, tuple[ModuleType, str]] = {
     "evaluate": (evaluate, "score a network, and OpenCV's SGBM beside it, on a data set with ground truth"),
     "compare": (compare, "compare two evaluations of the same images: difference of the means, and how sure it is"),
     "submit": (submit, "write what KITTI, Middlebury or ETH3D want uploaded, and check it first"),
+    "report": (report, "a page of a training run: curves, samples, recipe, versions; needs no server"),
     "generate": (generate, "write a procedural data set to disk in the FlyingThings3D layout"),
     "preview": (preview, "a contact sheet of a data set, or of the generator: images, disparity, occlusion"),
     "convert": (convert, "turn a checkpoint of the public STTR code into weights of this program"),

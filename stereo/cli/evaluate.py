@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import argparse
-import os
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -20,15 +19,17 @@ from stereo.cli.shared import (
     add_weights,
     load_predictor,
     make_folder,
+    page_target,
     say,
 )
+from stereo.engine.distributed import everyones, joined, rank, world_size
 from stereo.engine.evaluate import ByName, OnImage, Predict, evaluate
 from stereo.engine.protocols import PROTOCOLS, Protocol, open_protocol
 from stereo.engine.result_files import format_regions, format_table, make_card, write_card, write_csv
-from stereo.engine.sharding import joined, rank, started_by_torchrun, world_size
 from stereo.inference.sgbm import SgbmPredictor, search_range
 from stereo.inference.stored import UNITS, StoredMap, find_stored, read_stored_map, write_stored_map
 from stereo.metrics import REGIONS
+from stereo.report.evaluation_page import EvaluationPage
 from stereo.types import DisparityMap, InputError, Sample
 
 LISTED = 10  # names of missing predictions on the screen; the card has them all
@@ -48,6 +49,8 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--pred", type=Path, metavar="DIR", help="score these files instead of a network: .pfm or .npy in px, "
                         "or 16-bit .png in px * 256, called like the images")  # fmt: skip
     parser.add_argument("--allow-missing", action="store_true", help="go on without the images that have no file in --pred")
+    parser.add_argument("--html", metavar="FILE", help="one page: pictures of the worst images, histogram of errors, a table "
+                        "that sorts; the baseline's goes beside it")  # fmt: skip
     parser.add_argument("--save-maps", action="store_true", help="keep every prediction below the folder of -o")
     parser.add_argument("--workers", type=int, default=1, help="processes that read ahead (default %(default)s; 0: none)")
     rules = parser.add_argument_group("what is scored")
@@ -70,9 +73,8 @@ def run(args: argparse.Namespace) -> dict[str, Any]:
         raise InputError(f"got {args.workers} workers, expected 0 or more")
     protocol = open_protocol(args.protocol, {key: getattr(args, key) for key in CUSTOM if getattr(args, key) is not None})
     samples = _open_truth(args)
-    with joined():
-        if started_by_torchrun() and args.device is None and torch.cuda.is_available():
-            args.device = f"cuda:{os.environ.get('LOCAL_RANK', '0')}"
+    with joined(args.device or ("cuda" if torch.cuda.is_available() else "cpu")) as device:
+        args.device = str(device)
         evaluation = _Evaluation(args, samples, protocol)
         if args.pred:
             evaluation.score_files()
@@ -98,12 +100,14 @@ class _Evaluation:
     def __init__(self, args: argparse.Namespace, samples: StereoDataset, protocol: Protocol) -> None:
         self.args, self.samples, self.protocol = args, samples, protocol
         self.folder = make_folder(Path(args.output)) if args.output else None
+        self.page = page_target(args.html) if args.html else None
         self.cards: dict[str, Any] = {}
 
     def score(self, title: str, predict: Predict | ByName, facts: dict[str, Any] | None = None, **options: Any) -> None:
         """Evaluate, print, and write; ``facts`` go into the card, ``options`` to evaluate."""
         first = rank() == 0
-        watchers = self._watchers(title)
+        page = EvaluationPage() if self.page else None
+        watchers = [*([page.add] if page else []), *self._watchers(title)]
 
         def on_image(*image: Any) -> None:
             for watch in watchers:
@@ -119,6 +123,7 @@ class _Evaluation:
             on_image=on_image,
             **options,
         )
+        pages = everyones(page)
         if not first:
             return
         meta = {"method": title, "weights": None, "precision": None, "data": self.args.data} | (facts or {})
@@ -128,6 +133,12 @@ class _Evaluation:
             write_card(report, self.folder / f"{title}.card.json", meta)
             say(self.args, f"wrote {self.folder / title}.csv and {self.folder / title}.card.json")
         self.cards[title] = make_card(report, meta)
+        if page and self.page:
+            for other in filter(None, pages[1:]):
+                page.absorb(other)
+            path = self.page.with_stem(f"{self.page.stem}.{title}") if len(self.cards) > 1 else self.page
+            page.write(path, report, self.cards[title])
+            say(self.args, f"wrote {path}")
 
     def score_files(self) -> None:
         """Score the files of --pred. Raises InputError where some are missing, unless that is allowed."""

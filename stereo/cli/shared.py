@@ -30,6 +30,15 @@ def make_folder(path: Path) -> Path:
     return path
 
 
+def page_target(path: str | Path) -> Path:
+    """Where a page goes, with its folder made: refused before the work that it shows, not after. Raises InputError."""
+    target = Path(path)
+    if target.is_dir():
+        raise InputError(f"cannot write the page '{target}': that is a folder; name a file, for example '{target}/report.html'")
+    make_folder(target.parent)
+    return target
+
+
 def add_weights(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--weights", help="a .safetensors file or a run's checkpoint.pt (default: the shipped)")
 

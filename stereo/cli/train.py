@@ -21,6 +21,7 @@ from stereo.engine.fit import fit
 from stereo.engine.memory import keep_freed_memory
 from stereo.inference.predictor import StereoPredictor
 from stereo.model.build import Network, build_model
+from stereo.report.run_page import write_run_page
 from stereo.types import InputError
 
 
@@ -61,8 +62,9 @@ def run(args: argparse.Namespace) -> dict[str, Any]:
             return {}
         card = _card(recipe, run_dir, device, numbers)
     weights = save_weights(model, run_dir, recipe.model.preset, card)
+    page = write_run_page(run_dir)
     listed = ", ".join(f"{key} {value:.3f}" for key, value in numbers.items())
-    say(args, f"{recipe.name}: {card['steps']} steps; {train.validation_scenes} generated scenes: {listed}; {weights}")
+    say(args, f"{recipe.name}: {card['steps']} steps; {train.validation_scenes} generated scenes: {listed}; {weights}; {page}")
     return card | {"weights": str(weights)}
 
 

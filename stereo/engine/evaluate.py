@@ -17,10 +17,10 @@ from typing import Any, Protocol
 import numpy as np
 from tqdm import tqdm
 
+from stereo.engine.distributed import everyones, rank, world_size
 from stereo.engine.protocols import DEFAULT
 from stereo.engine.protocols import Protocol as ScoringProtocol
 from stereo.engine.scoring import score_image
-from stereo.engine.sharding import everyones, rank, world_size
 from stereo.inference.stored import StoredMap
 from stereo.metrics import aggregate
 from stereo.types import DisparityMap, InputError, Sample

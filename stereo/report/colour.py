@@ -27,11 +27,15 @@ INFERNO = _table(cv2.COLORMAP_INFERNO)
 GRAY = np.repeat(np.arange(256, dtype=np.uint8)[:, None], 3, axis=1)
 
 
-def _colour(values: np.ndarray, vmin: float, vmax: float, table: np.ndarray) -> np.ndarray:
+def levels(values: np.ndarray, vmin: float, vmax: float) -> np.ndarray:
+    """Rows of a colour table for ``values`` of any shape: uint8, 0 at ``vmin`` and below, 255 at ``vmax`` and above; NaN is 0.
+
+    Raises ValueError unless vmin < vmax, both finite.
+    """
     if not (math.isfinite(vmin) and math.isfinite(vmax) and vmin < vmax):
         raise ValueError(f"got the colour range {vmin} to {vmax}, expected two finite numbers, the smaller one first")
     unit = np.clip((np.nan_to_num(values, posinf=vmax, neginf=vmin) - vmin) / (vmax - vmin), 0, 1)
-    return table[np.rint(255 * unit).astype(np.uint8)]
+    return np.rint(255 * unit).astype(np.uint8)
 
 
 def robust_range(disp: np.ndarray, valid: np.ndarray | None = None, percentile: float = 99) -> tuple[float, float]:
@@ -49,12 +53,12 @@ def colour_disparity(disp: np.ndarray, vmin: float, vmax: float) -> np.ndarray:
     NaN and inf are unknown: grey. Raises ValueError unless vmin < vmax, both finite.
     """
     disp = np.asarray(disp)
-    return np.where(np.isfinite(disp)[..., None], _colour(disp, vmin, vmax, TURBO), UNKNOWN)
+    return np.where(np.isfinite(disp)[..., None], TURBO[levels(disp, vmin, vmax)], UNKNOWN)
 
 
 def gray(probability: np.ndarray) -> np.ndarray:
     """``probability`` (H, W), clipped to [0, 1] (NaN is 0), as (H, W, 3) uint8 from black (0) to white (1)."""
-    return _colour(np.asarray(probability), 0, 1, GRAY)
+    return GRAY[levels(np.asarray(probability), 0, 1)]
 
 
 def colour_error(pred: np.ndarray, truth: np.ndarray, valid: np.ndarray, limit: float, legend: bool = True) -> np.ndarray:
@@ -64,7 +68,7 @@ def colour_error(pred: np.ndarray, truth: np.ndarray, valid: np.ndarray, limit: 
     Raises ValueError unless limit > 0.
     """
     error = np.abs(np.where(valid, np.asarray(pred, np.float32) - np.where(valid, truth, 0), 0))
-    heat = _colour(np.where(np.isfinite(error), error, limit), 0, limit, INFERNO)
+    heat = INFERNO[levels(np.where(np.isfinite(error), error, limit), 0, limit)]
     picture = np.where(np.asarray(valid)[..., None], heat, UNKNOWN)
     return with_legend(picture, 0, limit, table=INFERNO) if legend else picture
 
