@@ -105,7 +105,7 @@ def _told(items: Iterator[Any], numbered: Numbered, board: Tensor) -> Iterator[A
             raise
         dead = [_death(int(pid), numbered, board) for pid in found[1].split(",")]
         raise StoppedError(
-            f"{'; '.join(dead)}; most likely memory ran out: lower data.workers, then --resume (the last checkpoint is kept)"
+            f"{'; '.join(dead)}; most likely memory ran out: take fewer workers (of a training: data.workers, then --resume)"
         ) from error
 
 
