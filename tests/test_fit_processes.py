@@ -92,6 +92,9 @@ def test_two_processes_learn_what_one_learns_with_twice_the_accumulation(start, 
     assert len(ours) == 20
     assert max(abs(a - b) for a, b in zip(ours, expected, strict=True)) <= 1e-6
     assert len(set(ours)) == 20  # it does learn, from other data in each step
+    figures = [[line["epe_visible_px"] for line in lines_of(folder) if line["kind"] == "train"] for folder in (together, alone)]
+    assert figures[0] == pytest.approx(figures[1], rel=1e-6)  # of the pixels of both processes
+    assert len(list(together.glob("events.*"))) == 1  # one writer
     states = [load_state(folder / "checkpoint.pt") for folder in (together, alone)]
     assert [state["position"] for state in states] == [40, 40]
     for name, value in states[0]["model"].items():

@@ -143,11 +143,12 @@ def _json_line(values: dict[str, Any]) -> str:
 
 @contextmanager
 def disk_errors_told(path: Path) -> Iterator[None]:
-    """What the block cannot write for want of room is an InputError: the disk is full, or a quota, or the file is too large."""
+    """What the block cannot write for want of room is an InputError that says what to do: the disk is full, or a quota."""
     try:
         yield
-    except OSError as error:
-        if error.errno not in (errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EROFS):
+    except (OSError, InputError) as error:
+        cause = error if isinstance(error, OSError) else error.__cause__
+        if not isinstance(cause, OSError) or cause.errno not in (errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EROFS):
             raise
-        kept = "the last checkpoint is kept: make room, then --resume"
-        raise InputError(f"cannot write into '{path}': {error.strerror}; {kept}") from error
+        found = f"cannot write into '{path}': {cause.strerror}" if error is cause else str(error)
+        raise InputError(f"{found}; the last checkpoint is kept: make room, then --resume") from error

@@ -58,10 +58,7 @@ def quadtree_level(
 
 
 def _prepare(*tensors: Tensor) -> tuple[Tensor, ...]:
-    """All in the dtype a matmul would take: autocast's when that is on (it leaves float64 alone), else the widest one.
-
-    float16, which is not among DTYPES, becomes float32.
-    """
+    """All in the dtype a matmul would take: autocast's when that is on (it leaves float64 alone), else the widest one."""
     reason = _load()
     if reason:
         raise InputError(f"kernel=cpp is not available: {reason}")
@@ -70,9 +67,8 @@ def _prepare(*tensors: Tensor) -> tuple[Tensor, ...]:
         raise InputError(f"kernel=cpp works on CPU tensors, got {' and '.join(devices)}; use kernel=auto")
     common = functools.reduce(torch.promote_types, (x.dtype for x in tensors))
     if common != torch.float64 and torch.is_autocast_enabled("cpu"):
-        common = torch.get_autocast_dtype("cpu")
-    if common == torch.float16:
-        common = torch.float32
+        wanted = torch.get_autocast_dtype("cpu")
+        common = wanted if wanted in DTYPES else torch.float32  # float16, as training may have it
     return tuple(x.to(common) for x in tensors)
 
 
