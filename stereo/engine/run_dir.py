@@ -61,7 +61,8 @@ class RunDir:
         if not step:
             self.best.unlink(missing_ok=True)  # of an attempt that was killed before its first checkpoint
         self._write_json("recipe.json", to_dict(recipe))
-        self._write_json("versions.json", versions())
+        if not step or not (self.path / "versions.json").exists():
+            self._write_json("versions.json", versions())  # with what it began; the log's resumes say with what it went on
         kept = [line for line in self.lines() if line["step"] < step + (line["kind"] in BEFORE)] if step else []
         with atomic_write(self.log) as temporary:
             temporary.write_text("".join(map(_json_line, kept)), encoding="utf-8")
