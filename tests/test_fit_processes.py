@@ -130,6 +130,18 @@ def test_a_killed_run_goes_on_to_the_same_bits(start, tmp_path: Path, size: int)
     assert skipped["repro"] == ["repro-0000002.pt" if size == 1 else "repro-0000002-rank1.pt"]
 
 
+def test_a_run_goes_on_with_another_number_of_processes(start, tmp_path: Path):
+    """Begun by one process with two batches per step, ended by two with one: each batch is learned from once."""
+    settings = {"kernel": "reference"}
+    alone = {"run_dir": str(tmp_path / "straight"), "train": settings | {"accumulate": 2}}
+    assert start(1, alone) == [0]
+    broken = {"run_dir": str(tmp_path / "broken"), "train": settings | {"accumulate": 2}, "trouble": {"die_at": 8}}
+    assert start(1, broken) == [-signal.SIGKILL]
+    assert start(2, {"run_dir": str(tmp_path / "broken"), "train": settings}) == [0, 0]
+    assert losses(tmp_path / "broken") == pytest.approx(losses(tmp_path / "straight"), abs=1e-6)
+    assert load_state(tmp_path / "broken" / "checkpoint.pt")["position"] == 12
+
+
 def test_those_who_lose_a_process_say_so_and_end(start, tmp_path: Path):
     said: list[str] = []
     assert start(2, {"run_dir": str(tmp_path), "train": {}, "trouble": {"die_at": 3}}, said) == [1, -signal.SIGKILL]
