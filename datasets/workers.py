@@ -110,7 +110,10 @@ def _told(items: Iterator[Any], numbered: Numbered, board: Tensor) -> Iterator[A
 
 
 def _death(pid: int, numbered: Numbered, board: Tensor) -> str:
-    worker = board[:, 0].tolist().index(pid)
+    pids = board[:, 0].tolist()
+    if pid not in pids:
+        return f"a data worker (process {pid}) died as it started"
+    worker = pids.index(pid)
     item = int(board[worker, 1])
     making = "between two batches" if item == IDLE else f"while it made {numbered.described(item)}"
     return f"data worker {worker} (process {pid}) died {making}"

@@ -18,7 +18,7 @@ import torch
 from training_case import RECIPE, batches, make_batch, train, troubled, with_train
 
 from datasets.batches import training_batches
-from datasets.workers import Numbered, ordered_items
+from datasets.workers import IDLE, Numbered, _death, ordered_items
 from stereo.checkpoint import load_state
 from stereo.config import DataConfig
 from stereo.engine.fit import Batches
@@ -168,6 +168,13 @@ def test_a_data_worker_that_dies_is_named_with_what_it_made():
     with pytest.raises(StoppedError, match=r"^data worker 1 \(process \d+\) died while it made the batch called 5; .*--resume"):
         ask()
     assert got == [0, 1, 2, 3, 4][: len(got)]  # what the dead one had made may be lost with it
+
+
+def test_a_death_is_told_wherever_the_worker_was():
+    board = torch.tensor([[70, IDLE], [71, 3]])
+    assert _death(70, Deadly(), board) == "data worker 0 (process 70) died between two batches"
+    assert _death(71, Deadly(), board) == "data worker 1 (process 71) died while it made the batch called 3"
+    assert _death(72, Deadly(), board) == "a data worker (process 72) died as it started"
 
 
 def test_an_error_inside_a_worker_is_not_taken_for_a_death():

@@ -92,6 +92,9 @@ def test_two_processes_learn_what_one_learns_with_twice_the_accumulation(start, 
     assert len(ours) == 20
     assert max(abs(a - b) for a, b in zip(ours, expected, strict=True)) <= 1e-6
     assert len(set(ours)) == 20  # it does learn, from other data in each step
+    figures = [[line["epe_visible_px"] for line in lines_of(folder) if line["kind"] == "train"] for folder in (together, alone)]
+    assert figures[0] == pytest.approx(figures[1], rel=1e-6)  # of the pixels of both processes
+    assert len(list(together.glob("events.*"))) == 1  # one writer
     states = [load_state(folder / "checkpoint.pt") for folder in (together, alone)]
     assert [state["position"] for state in states] == [40, 40]
     for name, value in states[0]["model"].items():
@@ -125,6 +128,18 @@ def test_a_killed_run_goes_on_to_the_same_bits(start, tmp_path: Path, size: int)
     names = [f"scene-{2 * bad}", f"scene-{2 * bad + 1}"]
     assert (skipped["step"], skipped["names"]) == (2, names)
     assert skipped["repro"] == ["repro-0000002.pt" if size == 1 else "repro-0000002-rank1.pt"]
+
+
+def test_a_run_goes_on_with_another_number_of_processes(start, tmp_path: Path):
+    """Begun by one process with two batches per step, ended by two with one: each batch is learned from once."""
+    settings = {"kernel": "reference"}
+    alone = {"run_dir": str(tmp_path / "straight"), "train": settings | {"accumulate": 2}}
+    assert start(1, alone) == [0]
+    broken = {"run_dir": str(tmp_path / "broken"), "train": settings | {"accumulate": 2}, "trouble": {"die_at": 8}}
+    assert start(1, broken) == [-signal.SIGKILL]
+    assert start(2, {"run_dir": str(tmp_path / "broken"), "train": settings}) == [0, 0]
+    assert losses(tmp_path / "broken") == pytest.approx(losses(tmp_path / "straight"), abs=1e-6)
+    assert load_state(tmp_path / "broken" / "checkpoint.pt")["position"] == 12
 
 
 def test_those_who_lose_a_process_say_so_and_end(start, tmp_path: Path):

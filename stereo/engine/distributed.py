@@ -16,7 +16,6 @@ from typing import Any, TypeVar
 import torch
 import torch.distributed as dist
 from torch import Tensor, nn
-from torch.distributed.rendezvous import rendezvous
 
 from stereo.types import InputError, StoppedError
 
@@ -56,6 +55,8 @@ def joined(device: str) -> Iterator[torch.device]:
             raise InputError(f"no GPU is left for {given}; lower --nproc-per-node, or add --device cpu")
         own = torch.device("cuda", local)
         torch.cuda.set_device(own)
+    from torch.distributed.rendezvous import rendezvous  # builds of PyTorch without collectives have none
+
     with _others_there():
         store, number, size = next(rendezvous("env://", timeout=PATIENCE))
         store = _fresh(store, number, size)

@@ -67,6 +67,8 @@ def fit(
         with Log(run, train, course, clock, progress) as log:
             if going_on:
                 log.resumed()
+            elif resume:
+                log.say(f"no checkpoint in '{run.path}' yet: starting")
             together = train.accumulate * world_size()  # batches per step
             last = course.position + (train.steps - course.step) * together
             source = iter(()) if clock.over() else batches(course.position + rank(), last, world_size())

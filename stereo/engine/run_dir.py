@@ -61,7 +61,8 @@ class RunDir:
         if not step:
             self.best.unlink(missing_ok=True)  # of an attempt that was killed before its first checkpoint
         self._write_json("recipe.json", to_dict(recipe))
-        self._write_json("versions.json", versions())
+        if not step or not (self.path / "versions.json").exists():
+            self._write_json("versions.json", versions())  # with what it began; the log's resumes say with what it went on
         kept = [line for line in self.lines() if line["step"] < step + (line["kind"] in BEFORE)] if step else []
         with atomic_write(self.log) as temporary:
             temporary.write_text("".join(map(_json_line, kept)), encoding="utf-8")
@@ -143,11 +144,12 @@ def _json_line(values: dict[str, Any]) -> str:
 
 @contextmanager
 def disk_errors_told(path: Path) -> Iterator[None]:
-    """What the block cannot write for want of room is an InputError: the disk is full, or a quota, or the file is too large."""
+    """What the block cannot write for want of room is an InputError that says what to do: the disk is full, or a quota."""
     try:
         yield
-    except OSError as error:
-        if error.errno not in (errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EROFS):
+    except (OSError, InputError) as error:
+        cause = error if isinstance(error, OSError) else error.__cause__
+        if not isinstance(cause, OSError) or cause.errno not in (errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EROFS):
             raise
-        kept = "the last checkpoint is kept: make room, then --resume"
-        raise InputError(f"cannot write into '{path}': {error.strerror}; {kept}") from error
+        found = f"cannot write into '{path}': {cause.strerror}" if error is cause else str(error)
+        raise InputError(f"{found}; the last checkpoint is kept: make room, then --resume") from error

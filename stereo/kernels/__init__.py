@@ -70,7 +70,7 @@ def fused(name: str, keys: Tensor) -> ModuleType | None:
 
 
 def channel_norm(name: str, x: Tensor) -> Callable[..., Tensor]:
-    """What does ``reference.channel_norm`` for x: one pass in C++ on a CPU if ``name`` is cpp or auto, else plain PyTorch."""
-    if name == "cpp" or (name == "auto" and x.device.type == "cpu" and x.dtype in cpp.DTYPES and not cpp.available()):
+    """What does ``reference.channel_norm`` for x: in one pass in C++ on a CPU if ``name`` allows it, else plain PyTorch."""
+    if name in ("auto", "cpp") and x.device.type == "cpu" and x.dtype in cpp.DTYPES and not cpp.available():
         return cpp.channel_norm
     return reference.channel_norm

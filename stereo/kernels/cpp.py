@@ -69,16 +69,12 @@ def channel_norm(
 
 
 def _prepare(*tensors: Tensor) -> tuple[Tensor, ...]:
-    """All in the dtype a matmul would take: autocast's when that is on (it leaves float64 alone), else the widest one.
-
-    float16, which is not among DTYPES, becomes float32.
-    """
+    """All in the dtype a matmul would take: autocast's when that is on (it leaves float64 alone), else the widest one."""
     _check_device(*tensors)
     common = functools.reduce(torch.promote_types, (x.dtype for x in tensors))
     if common != torch.float64 and torch.is_autocast_enabled("cpu"):
-        common = torch.get_autocast_dtype("cpu")
-    if common == torch.float16:
-        common = torch.float32
+        wanted = torch.get_autocast_dtype("cpu")
+        common = wanted if wanted in DTYPES else torch.float32  # float16, as training may have it
     return tuple(x.to(common) for x in tensors)
 
 
