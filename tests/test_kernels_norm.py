@@ -89,6 +89,16 @@ def test_any_strides_and_no_rows():
     assert cpp.channel_norm(x[:0], scale, shift).shape == (0, 24)
 
 
+def test_what_is_not_a_number_stays_so():
+    """Training has to see it: a ReLU must not make 0 of it."""
+    inputs, grad = make_inputs(16, torch.float32, rows=3)
+    inputs[0][1, 5] = torch.nan
+    ours, theirs = (run(norm, inputs, grad, True, True) for norm in (cpp.channel_norm, reference.channel_norm))
+    assert ours[0][1].isnan().all()
+    for name, a, b in zip(NAMES, ours, theirs, strict=True):
+        assert torch.equal(a.isnan(), b.isnan()), name
+
+
 @pytest.mark.parametrize("flags", FLAGS, ids=str)
 def test_it_is_a_proper_custom_operator(flags):
     inputs, _ = make_inputs(8, torch.float32, rows=5)

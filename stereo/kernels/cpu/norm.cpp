@@ -56,7 +56,7 @@ class Rows {
         for (int64_t c = 0; c < nv; ++c) {
           V y = x[i * nv + c] * inverse * scale[c] + shift[c];
           if (job.residual != nullptr) y += second[i * nv + c];
-          row[c] = job.relu ? (y > S(0) ? y : V{}) : y;
+          row[c] = job.relu ? (y < S(0) ? V{} : y) : y;  // NaN stays NaN
         }
         write(job.out, first + i);
       }
@@ -72,7 +72,7 @@ class Rows {
       read(second, job.grad, first, count);
       if (job.relu) {
         read(x, job.y, first, count);
-        for (int64_t i = 0; i < count * nv; ++i) second[i] = x[i] > S(0) ? second[i] : V{};
+        for (int64_t i = 0; i < count * nv; ++i) second[i] = x[i] <= S(0) ? V{} : second[i];
       }
       read(x, job.x, first, count);
       for (int64_t i = 0; i < count; ++i) {
