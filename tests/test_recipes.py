@@ -30,7 +30,7 @@ NARROW_STTR = ["model.channels=16", "model.layers=1", "model.heads=2", "model.ad
 NARROW = {
     "sceneflow_sttr": ["data.crops=[[124,144]]", *NARROW_STTR],  # STTR needs 121 px
     "sceneflow_quadtree": ["data.crops=[[124,144]]", *NARROW_STTR],
-    "sceneflow_small": ["data.crops=[[64,96]]", "model.layers=1", "model.channels=32"],
+    "sceneflow_small": ["data.crops=[[64,96]]", "model.layers=1", "model.channels=32", "model.heads=2"],
 }
 
 needs_layouts = pytest.mark.skipif(not LAYOUTS.is_dir(), reason="../shared is absent")
