@@ -13,7 +13,7 @@ import json
 import statistics
 import time
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -26,7 +26,7 @@ from torch import Tensor
 from stereo import StereoPredictor, build_model
 from stereo.attention import build_attention
 from stereo.attention.position import RelativeTerms, relative_sine
-from stereo.config import ModelConfig, load_recipe
+from stereo.config import PRESETS, load_recipe
 from stereo.engine.evaluate import cpu_name
 from stereo.engine.learner import Learner
 from stereo.engine.memory import keep_freed_memory
@@ -74,12 +74,12 @@ def network_cases(height: int, width: int, slow: bool) -> list[Case]:
     left, right = (rng.integers(0, 256, (height, width, 3), dtype=np.uint8) for _ in range(2))
     shipped = StereoPredictor(build_model("small"))
     plain = StereoPredictor(build_model("small"), precision="fp32")
-    sparse = StereoPredictor(build_model(ModelConfig(matching="sparse")))
+    dense = StereoPredictor(build_model(replace(PRESETS["small"], matching="dense")))
     sgbm = SgbmPredictor(256)
     cases = [
         Case(f"small, {shipped.precision}", lambda: shipped.predict(left, right)),
         Case("small, fp32", lambda: plain.predict(left, right)),
-        Case(f"small with sparse matching, {sparse.precision}", lambda: sparse.predict(left, right)),
+        Case(f"small with dense matching, {dense.precision}", lambda: dense.predict(left, right)),
         Case("SGBM, MODE_HH, 256 disparities", lambda: sgbm.predict(left, right)),
     ]
     if slow:

@@ -33,13 +33,14 @@ class ModelConfig(AttentionConfig):
     """Shape of a network. ``preset`` is the name of the row in PRESETS that it started from."""
 
     preset: str = "small"
-    channels: int = 64  # C, width of the tokens at 1/4 resolution
-    stem_channels: int = 24  # width at 1/2 resolution
+    channels: int = 48  # C, width of the tokens at 1/4 resolution
+    stem_channels: int = 16  # width at 1/2 resolution
     context_channels: int = 96  # width at 1/8 resolution
     layers: int = 3  # T, each one self layer and one cross layer
-    heads: int = 4
+    heads: int = 3
     expansion: int = 2  # hidden width of the feed-forward part, in units of C
-    matching: str = "dense"  # sparse: over what a descent of the quadtree finds; dense: over all pairs of a row
+    # sparse: over what a descent of the quadtree finds; dense: over all pairs of a row, as in weights that do not say
+    matching: str = "dense"
     match_levels: int = 3  # of that descent
     match_topk: int = 12  # keys kept per token and level; twice as many matches are looked at
     sinkhorn_iterations: int = 4
@@ -71,9 +72,11 @@ class SttrConfig(AttentionConfig):
 AnyModelConfig = ModelConfig | SttrConfig
 
 PRESETS: dict[str, AnyModelConfig] = {
-    "small": ModelConfig(),
+    "small": ModelConfig(matching="sparse"),
     # For tests and for the smoke recipe: the same rooms, as narrow as they get.
-    "tiny": ModelConfig(preset="tiny", channels=32, stem_channels=12, context_channels=32, layers=2, heads=2, topk=6),
+    "tiny": ModelConfig(
+        preset="tiny", channels=32, stem_channels=12, context_channels=32, layers=2, heads=2, topk=6, matching="sparse"
+    ),
     # The networks of the papers, for comparison and for published weights ('convert').
     "sttr": SttrConfig(),
     "sttr-light": SttrConfig(preset="sttr-light", decoder="quarter", stride=4, growth=16, heads=4),
@@ -268,7 +271,7 @@ class Recipe:
     """One training run, as read from a TOML file in experiments/."""
 
     name: str = "run"
-    model: AnyModelConfig = field(default_factory=ModelConfig)
+    model: AnyModelConfig = field(default_factory=lambda: PRESETS["small"])
     data: DataConfig = field(default_factory=DataConfig)
     train: TrainConfig = field(default_factory=TrainConfig)
     loss: LossConfig = field(default_factory=LossConfig)

@@ -11,7 +11,18 @@ import pytest
 from stereo.attention import ATTENTION
 from stereo.cli import main
 from stereo.config import PRESETS
-from stereo.engine.bench import Case, Limits, bench, count_case, format_rows, free_bytes, measure_case, peak_bytes, plan
+from stereo.engine.bench import (
+    Case,
+    Limits,
+    bench,
+    count_case,
+    format_rows,
+    free_bytes,
+    growth,
+    measure_case,
+    peak_bytes,
+    plan,
+)
 
 SMALL = Case("operator", "quadtree_b", 30, 60)
 
@@ -72,6 +83,20 @@ def test_a_4k_pair_of_a_dense_network_needs_more_than_a_small_machine(name: str)
     """Traced, not run: the rows' matrices alone are tens of GiB for STTR."""
     row = measure_case(Case("preset", name, 2160, 3840), Limits(memory_bytes=2**30))
     assert "GiB are free" in row["skipped"]
+
+
+def test_growth_is_the_exponent_of_the_width():
+    def row(width: int, seconds: float | None, height: int = 256) -> dict:
+        size = {"kind": "preset", "name": "small", "height": height, "width": width}
+        return size | {"macs": 7 * width, "seconds": seconds, "peak_bytes": 3 * width**2}
+
+    rows = [row(w, 1e-5 * w**1.5) for w in (480, 960, 3840)] + [row(1920, None)]  # the last one was skipped
+    rows += [row(w, 1.0, height=135) for w in (480, 960)]  # two points say little
+    (found,) = growth(rows)
+    assert (found["name"], found["height"], found["widths"]) == ("small", 256, [480, 960, 3840])
+    assert found["macs_slope"] == pytest.approx(1)
+    assert found["seconds_slope"] == pytest.approx(1.5)
+    assert found["peak_bytes_slope"] == pytest.approx(2)
 
 
 def test_what_takes_too_long_is_skipped_with_the_reason():

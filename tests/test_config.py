@@ -12,7 +12,6 @@ import pytest
 from stereo.config import (
     PRESETS,
     DataConfig,
-    ModelConfig,
     Recipe,
     TrainConfig,
     from_dict,
@@ -51,7 +50,7 @@ def test_a_recipe_sets_what_it_names_and_leaves_the_rest(recipe) -> None:
     assert loaded.train == TrainConfig(steps=3)
     assert loaded.loss.response == 0.5
     assert loaded.loss.coarse == Recipe().loss.coarse
-    assert loaded.model == ModelConfig()
+    assert loaded.model == PRESETS["small"]
 
 
 def test_what_is_written_out_reads_back_the_same(recipe) -> None:

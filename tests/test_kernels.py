@@ -193,7 +193,7 @@ def test_auto_takes_cpp_where_it_can(monkeypatch: pytest.MonkeyPatch, key_width:
 
 def test_auto_says_once_what_it_chose_and_why(monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture) -> None:
     monkeypatch.setattr(kernels.cpp, "available", lambda: "there is no compiler")
-    kernels._announce.cache_clear()  # another test may have made it speak already
+    kernels._announce_once.cache_clear()  # another test may have made it speak already
     with caplog.at_level(logging.INFO, logger="stereo.kernels"):
         for key_width in (7, 8, 7):
             kernels.select("auto", keys_of(key_width))

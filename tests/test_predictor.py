@@ -46,6 +46,25 @@ def test_a_size_that_needs_no_padding_is_what_the_network_says(predictor):
     np.testing.assert_allclose(result.occlusion, expected.occlusion[0].numpy(), atol=1e-6)
 
 
+@pytest.mark.slow
+def test_compiled_equals_plain(predictor):
+    """Also at a second size, for which it is compiled once more."""
+    compiled = stereo.StereoPredictor(predictor.model, precision="fp32", compiled=True)
+    for size in ((48, 64), (64, 112)):
+        expected, result = (x.predict(*pair(*size)) for x in (predictor, compiled))
+        for name in ("disp", "occlusion", "confidence"):
+            np.testing.assert_allclose(getattr(result, name), getattr(expected, name), atol=1e-3)
+
+
+def test_the_network_compiles_in_one_piece(predictor):
+    """No operator, and nothing that chooses or announces one, breaks the graph."""
+    left, right = (torch.rand(1, 3, 48, 64, generator=torch.Generator().manual_seed(i)) for i in range(2))
+    with torch.inference_mode():
+        images = predictor.model.normalise(left, right)
+        found = torch._dynamo.explain(predictor.model.predict_normalised)(images)
+    assert found.graph_break_count == 0, found.break_reasons
+
+
 def test_both_views_are_mirror_images(predictor):
     """Swapping and mirroring the pair must swap and mirror the two results."""
     left, right = pair(48, 80)

@@ -37,6 +37,8 @@ def add_weights(parser: argparse.ArgumentParser) -> None:
 def add_precision(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--precision", choices=PRECISIONS, default="auto",
                         help="of the network's products (default: bf16 where it is fast and harmless, else fp32)")  # fmt: skip
+    parser.add_argument("--compile", action="store_true",
+                        help="let torch.compile translate the network first: for many pairs on a GPU")  # fmt: skip
 
 
 def add_device(parser: argparse.ArgumentParser) -> None:
@@ -77,4 +79,4 @@ def load_predictor(args: argparse.Namespace) -> tuple[StereoPredictor, dict[str,
     model = load_model(path, args.device)
     facts = {"name": path.name, "sha256": hashlib.sha256(path.read_bytes()).hexdigest(), "preset": model.config.preset}
     limits = getattr(args, "max_memory", None), getattr(args, "max_disparity", None)
-    return StereoPredictor(model, *limits, precision=args.precision), facts
+    return StereoPredictor(model, *limits, precision=args.precision, compiled=args.compile), facts

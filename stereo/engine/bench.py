@@ -7,6 +7,7 @@ none inherits another's peak.
 from __future__ import annotations
 
 import json
+import math
 import os
 import platform
 import statistics
@@ -140,7 +141,7 @@ def bench(cases: Sequence[Case], limits: Limits | None, path: Path) -> Iterator[
             row |= measure_case(case, limits)
         rows.append(row)
         with atomic_write(path) as temporary:
-            temporary.write_text(json.dumps(facts | {"rows": rows}, indent=1) + "\n", encoding="utf-8")
+            temporary.write_text(json.dumps(facts | {"growth": growth(rows), "rows": rows}, indent=1) + "\n", encoding="utf-8")
         yield row
 
 
@@ -232,6 +233,27 @@ def peak_bytes(reset: bool = False) -> int:
         return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * (1 if platform.system() == "Darwin" else 1024)
 
 
+def growth(rows: Sequence[dict[str, Any]]) -> list[dict[str, Any]]:
+    """How time and peak memory grow with the width: the slopes of least-squares lines through their logarithms.
+
+    One entry for each network or operator that was measured at three widths or more of one height; 1 is linear, 2 quadratic.
+    """
+    groups: dict[tuple[str, str, int], list[dict[str, Any]]] = {}
+    for row in rows:
+        if row["seconds"] is not None:
+            groups.setdefault((row["kind"], row["name"], row["height"]), []).append(row)
+    found = []
+    for (kind, name, height), group in groups.items():
+        widths = [math.log(row["width"]) for row in group]
+        if len(set(widths)) >= 3:
+            slopes = {
+                f"{key}_slope": statistics.linear_regression(widths, [math.log(row[key]) for row in group]).slope
+                for key in ("macs", "seconds", "peak_bytes")
+            }
+            found.append({"kind": kind, "name": name, "height": height, "widths": [row["width"] for row in group]} | slopes)
+    return found
+
+
 # ---------------------------------------------------------------------------------------------------------------------
 # The table
 
@@ -275,6 +297,11 @@ def format_rows(rows: Sequence[dict[str, Any]]) -> str:
             held = [row["live_parts"].get(stage) for stage in HOLDERS]
             cells = ["-" if bytes_ is None else f"{bytes_ / 1e6:.0f}" for bytes_ in held]
             lines.append([row["name"], f"{row['height']}x{row['width']}", *cells])
+        text += "\n\n" + _aligned(lines)
+    if grown := growth(rows):
+        lines = [["growth with the width, log-log slope", "height px", "GMAC", "s", "peak MB"]]
+        slopes = ("macs_slope", "seconds_slope", "peak_bytes_slope")
+        lines += [[row["name"], str(row["height"]), *(f"{row[key]:.2f}" for key in slopes)] for row in grown]
         text += "\n\n" + _aligned(lines)
     return f"{text}\n\n(operators alone) in brackets; %: of sttr, or (dense), of that size; traced: what the definition holds"
 

@@ -65,6 +65,8 @@ class StereoPredictor:
     precision: fp32, bf16 (autocast: products in bfloat16, sums, softmax and transport in float32), or auto: bf16 where the
     device computes in it and the network declares that it bears it (``bears_bf16``). ``self.precision`` says which it became.
     Raises InputError for another one.
+    compiled: let torch.compile translate the network, anew for the first two sizes that come, then once for all: seconds on a
+    GPU, minutes on a CPU, where nothing is gained by it.
     max_memory_bytes: what a prediction may take on top of what the process holds; None means what is free when it starts.
     max_disparity: px that no disparity exceeds. It is needed only where even thin bands are too wide and have to be cut;
     None means that the pair is matched at a smaller size first. Raises InputError when either is not positive.
@@ -80,6 +82,7 @@ class StereoPredictor:
         max_memory_bytes: int | None = None,
         max_disparity: float | None = None,
         precision: str = "auto",
+        compiled: bool = False,
     ):
         if precision not in PRECISIONS:
             raise InputError(f"got precision '{precision}', {near_matches(precision, PRECISIONS)}")
@@ -87,6 +90,7 @@ class StereoPredictor:
             if given is not None and not given > 0:
                 raise InputError(f"got {name} {given}, expected a positive number")
         self.model = model.eval()
+        self._compiled = torch.compile(model.predict_normalised) if compiled else None
         if precision == "auto":
             precision = "bf16" if model.bears_bf16 and computes_bf16(self.device) else "fp32"
         self.precision = precision
@@ -214,7 +218,8 @@ class StereoPredictor:
         # Parts are copied to lie like the whole in memory: convolutions are slow on anything else.
         channels_last = images.is_contiguous(memory_format=torch.channels_last)
         layout = torch.channels_last if channels_last else torch.contiguous_format
-        maps = self.model.predict_normalised(part.contiguous(memory_format=layout)).to_map()
+        predict = self._compiled or self.model.predict_normalised
+        maps = predict(part.contiguous(memory_format=layout)).to_map()
         kept = (
             slice(rows.start - rows.first, rows.stop - rows.first),
             slice(columns.start - columns.first, columns.stop - columns.first),

@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import functools
 import logging
+from collections.abc import Callable
 from types import ModuleType
 
+import torch
 from torch import Tensor
 
 from stereo.config import near_matches
@@ -20,8 +22,13 @@ FUSED = (cpp, triton_backend)  # those that do a whole level in one pass
 MATMUL_MAX_WIDTH = 512
 
 
-@functools.cache
 def _announce(choice: str, reason: str) -> None:
+    if not torch.compiler.is_compiling():  # nothing that a compiled network should do
+        _announce_once(choice, reason)
+
+
+@functools.cache
+def _announce_once(choice: str, reason: str) -> None:
     logging.getLogger(__name__).info("kernel backend: %s (%s)", choice, reason)
 
 
@@ -60,3 +67,10 @@ def fused(name: str, keys: Tensor) -> ModuleType | None:
     """The backend that does a whole level of the tree in one pass, if the one that ``select`` gives does."""
     backend = select(name, keys)
     return backend if backend in FUSED else None
+
+
+def channel_norm(name: str, x: Tensor) -> Callable[..., Tensor]:
+    """What does ``reference.channel_norm`` for x: one pass in C++ on a CPU if ``name`` is cpp or auto, else plain PyTorch."""
+    if name == "cpp" or (name == "auto" and x.device.type == "cpu" and x.dtype in cpp.DTYPES and not cpp.available()):
+        return cpp.channel_norm
+    return reference.channel_norm

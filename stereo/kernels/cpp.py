@@ -19,6 +19,7 @@ from stereo.types import InputError
 DTYPES = (torch.float32, torch.bfloat16, torch.float64)
 
 
+@torch.compiler.assume_constant_result  # a compiled network asks while it is traced, not when it runs
 def available() -> str:
     """Empty when the backend works here, else why not and what to do, in one line. The first call builds it if need be."""
     return _load()
@@ -57,19 +58,33 @@ def quadtree_level(
     return torch.ops.stereo_cpu.level(q, k, v, parent, coarse, share, side, topk, turn_q, turn_k)
 
 
+def channel_norm(
+    x: Tensor, scale: Tensor, shift: Tensor, residual: Tensor | None = None, relu: bool = False, eps: float = 1e-5
+) -> Tensor:
+    """In the dtype of x, whatever autocast says, as PyTorch's layer_norm; sums, scale and shift in float32 at least."""
+    _check_device(x)
+    wide = torch.promote_types(x.dtype, torch.float32)
+    residual = None if residual is None else residual.to(x.dtype)
+    return torch.ops.stereo_cpu.norm(x, scale.to(wide), shift.to(wide), residual, relu, eps)[0]
+
+
 def _prepare(*tensors: Tensor) -> tuple[Tensor, ...]:
     """All in the dtype a matmul would take: autocast's when that is on (it leaves float64 alone), else the widest one."""
-    reason = _load()
-    if reason:
-        raise InputError(f"kernel=cpp is not available: {reason}")
-    if any(x.device.type != "cpu" for x in tensors):
-        devices = sorted({str(x.device) for x in tensors})
-        raise InputError(f"kernel=cpp works on CPU tensors, got {' and '.join(devices)}; use kernel=auto")
+    _check_device(*tensors)
     common = functools.reduce(torch.promote_types, (x.dtype for x in tensors))
     if common != torch.float64 and torch.is_autocast_enabled("cpu"):
         wanted = torch.get_autocast_dtype("cpu")
         common = wanted if wanted in DTYPES else torch.float32  # float16, as training may have it
     return tuple(x.to(common) for x in tensors)
+
+
+def _check_device(*tensors: Tensor) -> None:
+    reason = available()
+    if reason:
+        raise InputError(f"kernel=cpp is not available: {reason}")
+    if any(x.device.type != "cpu" for x in tensors):
+        devices = sorted({str(x.device) for x in tensors})
+        raise InputError(f"kernel=cpp works on CPU tensors, got {' and '.join(devices)}; use kernel=auto")
 
 
 @functools.cache
@@ -85,6 +100,7 @@ def _register() -> None:
     """Shapes of the results for tracing (torch.compile, export), and gradients."""
     fakes: dict[str, Callable] = {"scores": shapes.scores, "values": shapes.values, "pool": shapes.pooled}
     fakes |= {"sum_of_children": shapes.pooled, "level": shapes.level, "level_backward": shapes.level_gradients}
+    fakes |= {"norm": shapes.norm, "norm_backward": shapes.norm_gradients}
     for name, fake in fakes.items():
         torch.library.register_fake(f"stereo_cpu::{name}", fake)
     for name, backward, save in (
@@ -92,6 +108,7 @@ def _register() -> None:
         ("values", _values_backward, _save_all),
         ("pool", _pool_backward, _save_pool),
         ("level", _level_backward, _save_level),
+        ("norm", _norm_backward, _save_norm),
     ):
         torch.library.register_autograd(f"stereo_cpu::{name}", backward, setup_context=save)
     for name in ("scores", "values"):  # two gradients like the two inputs, whichever are asked for
@@ -114,6 +131,15 @@ def _save_level(ctx: Any, inputs: tuple, output: Any) -> None:
     ctx.save_for_backward(q, k, v, parent, share, side, turn_q, turn_k)
 
 
+def _save_norm(ctx: Any, inputs: tuple, output: Any) -> None:
+    x, scale, _shift, residual, ctx.relu, _eps = inputs
+    y, statistics = output
+    ctx.residual = residual is not None
+    ctx.mark_non_differentiable(statistics)
+    ctx.set_materialize_grads(False)
+    ctx.save_for_backward(x, scale, y if ctx.relu else x, statistics)  # the result tells what the ReLU let through
+
+
 def _scores_backward(ctx: Any, grad: Tensor) -> tuple:
     need_q, need_k, _ = ctx.needs_input_grad
     return *torch.ops.stereo_cpu.scores_backward(grad, *ctx.saved_tensors, need_q, need_k), None
@@ -134,3 +160,10 @@ def _level_backward(ctx: Any, grad: Tensor | None, _chosen: Any) -> tuple:
     grad_q, grad_k, grad_v, grad_share = torch.ops.stereo_cpu.level_backward(grad, *ctx.saved_tensors)
     coarse = torch.ops.stereo_cpu.sum_of_children(grad) if ctx.needs_input_grad[4] else None
     return grad_q, grad_k, grad_v, None, coarse, grad_share, None, None, None, None
+
+
+def _norm_backward(ctx: Any, grad: Tensor | None, _statistics: Any) -> tuple:
+    if grad is None:
+        return (None,) * 6
+    found = torch.ops.stereo_cpu.norm_backward(grad, *ctx.saved_tensors, ctx.residual, ctx.relu)
+    return *found[:3], found[3] if ctx.residual else None, None, None

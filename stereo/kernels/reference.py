@@ -84,6 +84,16 @@ def turned(x: Tensor, by: Tensor) -> Tensor:
     return torch.cat([a * cos - b * sin, a * sin + b * cos, rest], dim=-1)
 
 
+def channel_norm(
+    x: Tensor, scale: Tensor, shift: Tensor, residual: Tensor | None = None, relu: bool = False, eps: float = 1e-5
+) -> Tensor:
+    """Layer normalisation of the last dimension, (..., C), then scale and shift (C,), ``residual`` (..., C) added, ReLU."""
+    y = F.layer_norm(x, scale.shape, scale, shift, eps)
+    if residual is not None:
+        y = y + residual
+    return F.relu(y) if relu else y
+
+
 def sum_of_children(x: Tensor) -> Tensor:
     """(B, H, W, heads, d) -> (B, ceil(H/2), ceil(W/2), heads, d)."""
     x = F.pad(x, (0, 0, 0, 0, 0, x.shape[2] % 2, 0, x.shape[1] % 2))

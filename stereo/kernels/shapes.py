@@ -23,6 +23,14 @@ def pooled(x: Tensor, *_: bool) -> Tensor:
     return x.new_empty((B, (H + 1) // 2, (W + 1) // 2, heads, d))
 
 
+def norm(x: Tensor, scale: Tensor, *_) -> tuple[Tensor, Tensor]:
+    return like(x), scale.new_empty((2, x.numel() // max(x.shape[-1], 1)))
+
+
+def norm_gradients(grad, x, scale, y, statistics, residual, relu) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+    return like(x), like(scale), like(scale), like(x) if residual else x.new_empty(0)
+
+
 def level(q, k, v, parent, coarse, share, side, topk, turn_q, turn_k) -> tuple[Tensor, Tensor]:
     kept = min(topk, k.shape[2] if parent is None else 2 * parent.shape[-1])
     return like(q), q.new_empty((*q.shape[:4], kept), dtype=torch.int32)

@@ -5,7 +5,7 @@ from __future__ import annotations
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from stereo.model.layers import ChannelNorm, ConvNormAct, ResidualBlock
+from stereo.model.layers import ChannelNorm, ConvNorm, ResidualBlock
 
 STRIDE = 4  # pixels per token
 GRANULARITY = 16  # the coarsest stride: image sides must be multiples of it
@@ -22,10 +22,10 @@ class Backbone(nn.Module):
 
     def __init__(self, stem: int, channels: int, context: int):
         super().__init__()
-        self.at_half = nn.Sequential(ConvNormAct(3, stem, stride=2), ConvNormAct(stem, stem))
-        self.at_quarter = nn.Sequential(ConvNormAct(stem, channels, stride=2), ConvNormAct(channels, channels))
-        self.at_eighth = nn.Sequential(ConvNormAct(channels, context, stride=2), ResidualBlock(context))
-        self.at_sixteenth = nn.Sequential(ConvNormAct(context, context, stride=2), ResidualBlock(context))
+        self.at_half = nn.Sequential(ConvNorm(3, stem, stride=2), ConvNorm(stem, stem))
+        self.at_quarter = nn.Sequential(ConvNorm(stem, channels, stride=2), ConvNorm(channels, channels))
+        self.at_eighth = nn.Sequential(ConvNorm(channels, context, stride=2), ResidualBlock(context))
+        self.at_sixteenth = nn.Sequential(ConvNorm(context, context, stride=2), ResidualBlock(context))
         self.lateral = nn.Conv2d(context, context, 1)
         self.merge = nn.Conv2d(context, channels, 1)
         self.norm = ChannelNorm(channels)

@@ -10,6 +10,7 @@ from torch import nn
 from stereo.attention import build_attention, options_of
 from stereo.config import AnyModelConfig, ModelConfig, SttrConfig, near_matches, preset
 from stereo.model.backbone import Backbone
+from stereo.model.layers import TokenNorm
 from stereo.model.matching import DenseMatching, Matching, SparseMatching
 from stereo.model.refine import Refine
 from stereo.model.stereo_model import StereoModel
@@ -42,13 +43,17 @@ def build_model(config: AnyModelConfig | str = "small", kernel: str = "auto") ->
 def _build_stereo_model(c: ModelConfig, kernel: str) -> StereoModel:
     _check_sizes(c, "channels", "stem_channels", "context_channels", "layers", "heads", "expansion", "sinkhorn_iterations")
     make_operator = _operator_maker(c, kernel)
-    return StereoModel(
+    model = StereoModel(
         config=c,
         backbone=Backbone(c.stem_channels, c.channels, c.context_channels),
         transformer=Transformer(c.channels, c.heads, c.layers, c.expansion, make_operator, c.position),
         matching=_matching(c, kernel),
         refine=Refine(c.channels, kernel),
     )
+    for part in model.modules():
+        if isinstance(part, TokenNorm):  # they are everywhere: told here rather than through every constructor
+            part.kernel = kernel
+    return model
 
 
 def _matching(c: ModelConfig, kernel: str) -> Matching:

@@ -2,41 +2,52 @@
 
 from __future__ import annotations
 
-import torch.nn.functional as F
 from torch import Tensor, nn
 
+from stereo import kernels
 
-class ChannelNorm(nn.LayerNorm):
-    """Layer normalisation over the channels of each pixel of (B, C, H, W).
+
+class TokenNorm(nn.LayerNorm):
+    """Layer normalisation over the last dimension, the channels of each token; then ``residual`` is added, then ReLU.
 
     No statistic crosses pixels, images or the batch: what the network computes does not depend on the crop,
-    on the partner image, or on who else is in the batch (SPEC P6).
+    on the partner image, or on who else is in the batch (SPEC P6). kernel: a backend of stereo.kernels.
     """
 
-    def forward(self, x: Tensor) -> Tensor:
-        return super().forward(x.permute(0, 2, 3, 1)).permute(0, 3, 1, 2)
+    kernel = "auto"
+
+    def forward(self, x: Tensor, residual: Tensor | None = None, relu: bool = False) -> Tensor:
+        return kernels.channel_norm(self.kernel, x)(x, self.weight, self.bias, residual, relu, self.eps)
 
 
-class ConvNormAct(nn.Sequential):
-    """3x3 (or k x k) convolution, ChannelNorm, ReLU."""
+class ChannelNorm(TokenNorm):
+    """The same over the channels of each pixel of (B, C, H, W)."""
+
+    def forward(self, x: Tensor, residual: Tensor | None = None, relu: bool = False) -> Tensor:
+        residual = None if residual is None else residual.permute(0, 2, 3, 1)
+        return super().forward(x.permute(0, 2, 3, 1), residual, relu).permute(0, 3, 1, 2)
+
+
+class ConvNorm(nn.Sequential):
+    """3x3 (or k x k) convolution and ChannelNorm; ``residual`` is added, then ReLU."""
 
     def __init__(self, cin: int, cout: int, kernel: int = 3, stride: int = 1, dilation: int = 1):
         super().__init__(
-            nn.Conv2d(cin, cout, kernel, stride, dilation * (kernel // 2), dilation, bias=False),
-            ChannelNorm(cout),
-            nn.ReLU(inplace=True),
+            nn.Conv2d(cin, cout, kernel, stride, dilation * (kernel // 2), dilation, bias=False), ChannelNorm(cout)
         )
+
+    def forward(self, x: Tensor, residual: Tensor | None = None) -> Tensor:
+        convolution, norm = self
+        return norm(convolution(x), residual, relu=True)
 
 
 class ResidualBlock(nn.Module):
-    """x + conv(relu(norm(conv(x)))), normalised at the end."""
+    """relu(x + norm(conv(relu(norm(conv(x))))))."""
 
     def __init__(self, channels: int, dilation: int = 1):
         super().__init__()
-        self.first = ConvNormAct(channels, channels, dilation=dilation)
-        self.second = nn.Sequential(
-            nn.Conv2d(channels, channels, 3, padding=dilation, dilation=dilation, bias=False), ChannelNorm(channels)
-        )
+        self.first = ConvNorm(channels, channels, dilation=dilation)
+        self.second = ConvNorm(channels, channels, dilation=dilation)
 
     def forward(self, x: Tensor) -> Tensor:
-        return F.relu(x + self.second(self.first(x)))
+        return self.second(self.first(x), x)

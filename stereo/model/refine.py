@@ -12,7 +12,7 @@ from torch import Tensor, nn
 
 from stereo import kernels
 from stereo.model.backbone import STRIDE
-from stereo.model.layers import ConvNormAct, ResidualBlock
+from stereo.model.layers import ConvNorm, ResidualBlock
 from stereo.types import Transport
 
 DILATIONS = (1, 4, 8, 4, 2, 1)  # of the propagation steps: together they carry a disparity across 20 tokens
@@ -67,7 +67,8 @@ def contrasts(disp: Tensor, confidence: Tensor) -> Tensor:
     maps = []
     weighted = torch.stack([disp * confidence, confidence], dim=1)
     for size in BLURS:
-        total = F.avg_pool2d(weighted, size, stride=1, padding=size // 2, count_include_pad=False)
+        total = F.avg_pool2d(weighted, (1, size), stride=1, padding=(0, size // 2), count_include_pad=False)
+        total = F.avg_pool2d(total, (size, 1), stride=1, padding=(size // 2, 0), count_include_pad=False)
         maps.append(torch.asinh(disp - total[:, 0] / total[:, 1].clamp(min=1e-3)))
     return torch.stack(maps, dim=1)
 
@@ -89,15 +90,15 @@ class Refine(nn.Module):
     def __init__(self, channels: int, kernel: str):
         super().__init__()
         self.kernel = kernel
-        self.context = ConvNormAct(2 * channels + 2 * SEARCH + 1 + len(BLURS) + 2, channels, kernel=1)
+        self.context = ConvNorm(2 * channels + 2 * SEARCH + 1 + len(BLURS) + 2, channels, kernel=1)
         self.spread = nn.Sequential(
-            ConvNormAct(channels, channels), nn.Conv2d(channels, 9 * len(DILATIONS), 1)
+            ConvNorm(channels, channels), nn.Conv2d(channels, 9 * len(DILATIONS), 1)
         )
-        self.adjust = ConvNormAct(channels + 2 * SEARCH + 1 + len(BLURS) + 2, channels, kernel=1)
+        self.adjust = ConvNorm(channels + 2 * SEARCH + 1 + len(BLURS) + 2, channels, kernel=1)
         self.trunk = nn.Sequential(ResidualBlock(channels), ResidualBlock(channels, dilation=2))
         self.residual = nn.Conv2d(channels, 1, 3, padding=1)
-        self.mask = nn.Sequential(ConvNormAct(channels, channels), nn.Conv2d(channels, 9 * STRIDE**2, 1))
-        self.doubt = nn.Sequential(ConvNormAct(channels, channels), nn.Conv2d(channels, 2 * STRIDE**2, 1))
+        self.mask = nn.Sequential(ConvNorm(channels, channels), nn.Conv2d(channels, 9 * STRIDE**2, 1))
+        self.doubt = nn.Sequential(ConvNorm(channels, channels), nn.Conv2d(channels, 2 * STRIDE**2, 1))
         for parameter in self.residual.parameters():
             nn.init.zeros_(parameter)
 

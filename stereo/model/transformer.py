@@ -9,6 +9,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from stereo.attention.position import Position, RelativeTerms, Rotary, relative_sine, rotary_frequencies
+from stereo.model.layers import TokenNorm
 from stereo.model.recompute import Stack
 
 Code = Tensor | str  # of positions
@@ -69,7 +70,7 @@ class Layer(nn.Module):
         self.self_attention = AttentionLayer(channels, heads, operators[0])
         self.cross_attention = AttentionLayer(channels, heads, operators[1])
         self.feed_forward = FeedForward(channels, expansion)
-        self.norms = nn.ModuleList(nn.LayerNorm(channels) for _ in range(3))
+        self.norms = nn.ModuleList(TokenNorm(channels) for _ in range(3))
 
     def forward(self, x: Tensor, side: Tensor, code: Code) -> Tensor:
         """x (2B, h, w, C): all left images, then all right ones. side (2B,): +1 left, -1 right."""
@@ -99,7 +100,7 @@ class Transformer(Stack):
         self.layers = nn.ModuleList(
             Layer(channels, heads, expansion, [make_operator(i), make_operator(i)]) for i in range(layers)
         )
-        self.norm = nn.LayerNorm(channels)
+        self.norm = TokenNorm(channels)
         self.position = position
 
     def forward(self, features: Tensor) -> tuple[Tensor, Tensor]:

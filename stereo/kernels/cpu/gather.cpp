@@ -74,7 +74,7 @@ void run_tasks(const Job& job, int64_t begin, int64_t end) {
           for (int64_t m = 0; m < M; ++m) {
             const int64_t j = list[m * step];
             bad |= static_cast<uint64_t>(j) >= static_cast<uint64_t>(Wk);
-            offset[m] = j * nv;
+            offset[m] = j * nv * kVectorBytes;
           }
           TORCH_CHECK(!bad, "gather index out of range: allowed are 0 to ", Wk - 1);
         }

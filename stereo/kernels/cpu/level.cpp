@@ -51,186 +51,337 @@ inline Simd<double>::type exponential(Simd<double>::type x) {
   return x;
 }
 
-// Rotates the channel pairs (i, pairs + i) of one head; direction -1 turns back.
-template <typename S>
-inline void turn(S* x, const S* cos, const S* sin, int64_t pairs, S direction) {
-  for (int64_t i = 0; i < pairs; ++i) {
-    const S a = x[i], b = x[pairs + i], s = direction * sin[i];
-    x[i] = a * cos[i] - b * s;
-    x[pairs + i] = a * s + b * cos[i];
-  }
-}
+// The rotary code of a row of queries or keys: turns the channel pairs (i, pairs + i) of one head. by: (2, columns, pairs), cosines,
+// then sines; null: there is none. Heads of one vector are turned whole, by tables as wide as they are.
+template <typename S, int NV>
+class Turn {
+  using V = typename Simd<S>::type;
+  static constexpr int L = Simd<S>::lanes;
+#ifdef STEREO_BLOCK_SUMS
+  static constexpr bool kWhole = NV == 1;
+#else
+  static constexpr bool kWhole = false;
+#endif
 
-// Columns of the topk highest scores above -inf, best first, the earlier of two equal ones; the rest is filled with `none`.
+ public:
+  Turn(const void* by, int64_t columns, int64_t given_pairs)
+      : cos(static_cast<const S*>(by)), sin(cos + columns * given_pairs), pairs(by == nullptr ? 0 : given_pairs),
+        wide(kWhole && pairs ? 2 * columns : 0) {
+    for (int i = 0; i < L; ++i) partner[i] = i < pairs ? i + pairs : i < 2 * pairs ? i - pairs : i;
+    for (int64_t j = 0; j < (kWhole && pairs ? columns : 0); ++j) {
+      for (int i = 0; i < L; ++i) {
+        const bool turned = i < 2 * pairs;
+        const int64_t pair = j * pairs + (turned ? i % pairs : 0);
+        wide[2 * j][i] = turned ? cos[pair] : S(1);
+        wide[2 * j + 1][i] = turned ? (i < pairs ? -sin[pair] : sin[pair]) : S(0);
+      }
+    }
+  }
+
+  // direction -1 turns back.
+  void operator()(V* head, int64_t column, S direction) const {
+    if (!pairs) return;
+#ifdef STEREO_BLOCK_SUMS
+    if constexpr (kWhole) {
+      head[0] = head[0] * wide[2 * column] + __builtin_shuffle(head[0], partner) * (direction * wide[2 * column + 1]);
+      return;
+    }
+#endif
+    S* const x = reinterpret_cast<S*>(head);
+    for (int64_t i = 0; i < pairs; ++i) {
+      const S first = x[i], second = x[pairs + i], c = cos[column * pairs + i], s = direction * sin[column * pairs + i];
+      x[i] = first * c - second * s;
+      x[pairs + i] = first * s + second * c;
+    }
+  }
+
+ private:
+  const S *const cos, *const sin;
+  const int64_t pairs;
+  Scratch<V> wide;  // of each column a vector of cosines and one of sines with their signs
+  typename Simd<S>::ints partner;
+};
+
+// Columns of the topk highest scores above -inf, the earlier of two equal ones, in any order; the rest is filled with `none`.
 // Every score counts how many come before it, `length` (whole vectors) compared with all at once: no branch to mispredict.
 template <typename S>
-inline void keep_best(
-    const S* scores, const S* columns, int64_t length, int64_t topk, int32_t* ranked, int32_t* out, int32_t none) {
+inline void keep_best(const S* scores, const S* columns, int64_t length, int64_t topk, int32_t* out, int32_t none) {
   using V = typename Simd<S>::type;
   using I = typename Simd<S>::ints;
+  using Int = typename Simd<S>::Int;
   constexpr int L = Simd<S>::lanes;
   const S lowest = -std::numeric_limits<S>::infinity();
   I place;
   for (int i = 0; i < L; ++i) place[i] = i;
+  int64_t kept = 0;
   for (int64_t first = 0; first < length; first += L, place += L) {
-    V score;
+    V score, column;
     std::memcpy(&score, scores + first, sizeof(score));
+    std::memcpy(&column, columns + first, sizeof(column));
     I rank{};
-    for (int64_t m = 0; m < length; ++m) {
-      const V other = fill(scores[m]);
-      rank -= (other > score) | ((other == score) & (static_cast<typename Simd<S>::Int>(m) < place));  // true is -1
+    for (int64_t block = 0; block < length; block += L) {
+      for (int i = 0; i < L; ++i) {
+        const V other = fill(scores[block + i]);
+        rank -= (other > score) | ((other == score) & (static_cast<Int>(block + i) < place));  // true is -1
+      }
     }
-    for (int i = 0; i < L; ++i) ranked[rank[i]] = score[i] > lowest ? static_cast<int32_t>(columns[first + i]) : none;
+    const I best = (rank < static_cast<Int>(topk)) & (score > lowest);
+#if defined(__AVX512F__)
+    if constexpr (std::is_same_v<S, float>) {
+      const auto bits = [](I x) { return reinterpret_cast<__m512i>(x); };
+      const __mmask16 mask = _mm512_test_epi32_mask(bits(best), bits(best));
+      const int count = __builtin_popcount(mask);
+      // Compressing straight into memory takes ten times as long on some processors.
+      const __m512i compressed = _mm512_maskz_compress_epi32(mask, bits(__builtin_convertvector(column, I)));
+      _mm512_mask_storeu_epi32(out + kept, static_cast<__mmask16>((1u << count) - 1), compressed);
+      kept += count;
+      continue;
+    }
+#endif
+    for (int i = 0; i < L; ++i) {
+      if (best[i]) out[kept++] = static_cast<int32_t>(column[i]);
+    }
   }
-  for (int64_t i = 0; i < topk; ++i) out[i] = ranked[i];
+  for (; kept < topk; ++kept) out[kept] = none;
 }
+
+// One row of one or more heads at a time, its queries in blocks. A block goes through the steps together: what has to be joined across
+// lanes is joined for all of its queries at once, and no query waits for the end of the one before it.
+template <typename T, typename S, int NV>
+class Rows {
+  using V = typename Simd<S>::type;
+  static constexpr int L = Simd<S>::lanes;
+  static constexpr S lowest = -std::numeric_limits<S>::infinity();
+
+ public:
+  explicit Rows(const Job& given)
+      : job(given), backward(job.grad.data != nullptr), G(job.group), nv(NV ? NV : (job.d + L - 1) / L),
+        row_vectors(job.Wk * nv), list(padded(job.M)), span(2 * std::max<int64_t>(1, L / (2 * G))), queries(padded(span * G)),
+        lists(span / 2 * G * list), none(static_cast<S>(job.Wk)), share(static_cast<S>(job.share)),
+        turn_q(job.turn_q, job.W, job.pairs), turn_k(job.turn_k, job.Wk, job.pairs), k(G * row_vectors), v(G * row_vectors),
+        grad_k(backward ? G * row_vectors : 0), grad_v(backward ? G * row_vectors : 0), q(queries * nv),
+        grad(backward ? queries * nv : 0), acc(nv), scores(queries * list), weights(queries * list),
+        slopes(backward ? queries * list : 0), column(lists), offset(lists), twice(lists), joined(queries), peak(queries),
+        sum(queries), scale(queries), mean(queries) {
+    std::fill(twice.get(), twice.get() + lists, -1);  // beyond both halves: no parent, so no child
+    for (int64_t i = 0; i < lists; ++i) {  // all keys; what fills up the last vector names none, and reads the first
+      const int64_t m = i % list;
+      const bool all = job.parent.data == nullptr && m < job.M;
+      column[i] = all ? static_cast<S>(m) : none;
+      offset[i] = all ? m * nv * kVectorBytes : 0;
+    }
+  }
+
+  void run(int64_t task) {
+    const int64_t groups = job.heads / G;
+    first = task % groups * G, h = task / groups % job.H, b = task / groups / job.H;
+    side = job.side == nullptr ? S(0) : static_cast<S>(job.side[b]);
+    load_keys();
+    double share_slope = 0;  // one sum over the whole row
+    for (begin = 0; begin < job.W; begin += span) {
+      end = std::min(begin + span, job.W);
+      if (job.parent.data != nullptr) list_children();
+      weigh();
+      if (backward) {
+        share_slope += send_back();
+      } else {
+        speak();
+      }
+    }
+    if (backward) {
+      job.share_parts[task] = share_slope;
+      store_gradients();
+    }
+  }
+
+ private:
+  static int64_t padded(int64_t count) { return (count + L - 1) / L * L; }
+  static V& vector(S* x) { return *reinterpret_cast<V*>(x); }  // of scratch, which is aligned
+  void read(V* to, const T* from) const { read_head<S, NV>(to, from, job.d); }
+  void write(T* to, const V* from) const { write_head<S, NV>(to, from, job.d); }
+
+  // Calls f(query of the block, its column, its head, its list) for every query of the block.
+  template <typename F>
+  void each(F f) const {
+    for (int64_t w = begin, e = 0; w < end; ++w) {
+      for (int64_t n = 0; n < G; ++n, ++e) f(e, w, n, ((w - begin) / 2 * G + n) * list);
+    }
+  }
+
+  void load_keys() {
+    const T *const k_from = job.k.at<const T>(b, h, first), *const v_from = job.v.at<const T>(b, h, first);
+    for (int64_t j = 0; j < job.Wk; ++j) {
+      for (int64_t n = 0; n < G; ++n) {
+        V *const k_row = k.get() + n * row_vectors + j * nv, *const v_row = v.get() + n * row_vectors + j * nv;
+        read(k_row, k_from + j * job.k.column + n * job.k.head);
+        read(v_row, v_from + j * job.v.column + n * job.v.head);
+        turn_k(k_row, j, S(1));
+      }
+    }
+    if (backward) {
+      std::memset(static_cast<void*>(grad_k.get()), 0, static_cast<size_t>(G * row_vectors) * sizeof(V));
+      std::memset(static_cast<void*>(grad_v.get()), 0, static_cast<size_t>(G * row_vectors) * sizeof(V));
+    }
+  }
+
+  // Neighbours share a parent, hence a list: both children of each key that it chose.
+  void list_children() {
+    const int32_t* const parent_from = job.parent.at<const int32_t>(b, h / 2, first);
+    const int32_t keys = static_cast<int32_t>(job.Wk), bytes = static_cast<int32_t>(nv * kVectorBytes);
+    int64_t length = 0;
+    for (int64_t w = begin; w < end; w += 2) {
+      for (int64_t n = 0; n < G; ++n, length += list) {
+        const int32_t* const parents = parent_from + w / 2 * job.parent.column + n * job.parent.head;
+        for (int64_t i = 0; i < job.K; ++i) twice[length + i] = twice[length + job.K + i] = parents[i];
+      }
+    }
+    for (int64_t at = 0; at < length; at += list) {
+      for (int64_t m = 0; m < list; m += L) {
+        for (int i = 0; i < L; ++i) {
+          const int32_t j = twice[at + m + i] * 2 + (m + i >= job.K ? 1 : 0);
+          const bool exists = (j >= 0) & (j < keys);
+          column[at + m + i] = exists ? static_cast<S>(j) : none;
+          offset[at + m + i] = exists ? static_cast<int64_t>(j) * bytes : 0;
+        }
+      }
+    }
+  }
+
+  // Scores, -inf where a key may not be seen, e^(score - peak), and their sums.
+  void weigh() {
+    const T* const q_from = job.q.at<const T>(b, h, first);
+    each([&](int64_t e, int64_t w, int64_t n, int64_t at) {
+      read(q.get() + e * nv, q_from + w * job.q.column + n * job.q.head);
+      turn_q(q.get() + e * nv, w, S(1));
+      dot_products<S, NV>(scores.get() + e * list, q.get() + e * nv, k.get() + n * row_vectors, offset.get() + at, job.M, nv);
+    });
+    each([&](int64_t e, int64_t w, int64_t, int64_t at) {
+      const S bound = side * static_cast<S>(w);
+      V peaks = fill(lowest);
+      for (int64_t m = 0; m < list; m += L) {
+        const V key = vector(column.get() + at + m);
+        V& score = vector(scores.get() + e * list + m);
+        score = (side * key <= bound) & (key < none) ? score : fill(lowest);
+        peaks = score > peaks ? score : peaks;
+      }
+      joined[e] = peaks;
+    });
+    join(peak.get(), [](V x, V y) { return x > y ? x : y; });
+    each([&](int64_t e, int64_t, int64_t, int64_t) {
+      const S shift = peak[e] > lowest ? peak[e] : S(0);
+      V total{};
+      for (int64_t m = 0; m < list; m += L) {
+        const V score = vector(scores.get() + e * list + m);
+        const V weight = score > lowest ? exponential(score - shift) : V{};
+        vector(weights.get() + e * list + m) = weight;
+        total += weight;
+      }
+      joined[e] = total;
+    });
+    join(sum.get(), [](V x, V y) { return x + y; });
+    for (int64_t e = 0; e < (end - begin) * G; e += L) {
+      const V all = vector(sum.get() + e);
+      vector(scale.get() + e) = all > S(0) ? share / all : V{};
+    }
+  }
+
+  // What the lanes of each vector in ``joined`` give together -> to, one number per query.
+  template <typename Join>
+  void join(S* to, Join both) {
+    for (int64_t e = 0; e < (end - begin) * G; e += L) join_lanes_of_all<S>(to + e, joined.get() + e, both);
+  }
+
+  // The message, with the parent's, and the best keys.
+  void speak() {
+    const T* const coarse_from = job.coarse.at<const T>(b, h / 2, first);
+    T* const message_to = job.message.at<T>(b, h, first);
+    int32_t* const chosen_to = job.chosen.at<int32_t>(b, h, first);
+    each([&](int64_t e, int64_t w, int64_t n, int64_t at) {
+      V* const message = acc.get();
+      weighted_sum<S, NV>(message, weights.get() + e * list, v.get() + n * row_vectors, offset.get() + at, job.M, nv);
+      for (int64_t c = 0; c < nv; ++c) message[c] *= scale[e];
+      if (coarse_from != nullptr) {
+        V* const coarse = q.get() + e * nv;
+        read(coarse, coarse_from + w / 2 * job.coarse.column + n * job.coarse.head);
+        for (int64_t c = 0; c < nv; ++c) message[c] += coarse[c];
+      }
+      write(message_to + w * job.message.column + n * job.message.head, message);
+    });
+    if (chosen_to == nullptr) return;
+    each([&](int64_t e, int64_t w, int64_t n, int64_t at) {
+      int32_t* const out = chosen_to + w * job.chosen.column + n * job.chosen.head;
+      keep_best(scores.get() + e * list, column.get() + at, list, job.topk, out, static_cast<int32_t>(job.Wk));
+    });
+  }
+
+  // Gradients of message = share * sum of p v with p = weights / sum; slopes: of the scores. Returns the block's part of the share's.
+  double send_back() {
+    const T* const grad_from = job.grad.at<const T>(b, h, first);
+    T* const grad_q_to = job.grad_q.at<T>(b, h, first);
+    each([&](int64_t e, int64_t w, int64_t n, int64_t at) {
+      V* const incoming = grad.get() + e * nv;
+      read(incoming, grad_from + w * job.grad.column + n * job.grad.head);
+      dot_products<S, NV>(slopes.get() + e * list, incoming, v.get() + n * row_vectors, offset.get() + at, job.M, nv);
+      V total{};
+      for (int64_t m = 0; m < list; m += L) total += vector(weights.get() + e * list + m) * vector(slopes.get() + e * list + m);
+      joined[e] = total;
+    });
+    join(mean.get(), [](V x, V y) { return x + y; });
+    double share_slope = 0;
+    each([&](int64_t e, int64_t w, int64_t n, int64_t at) {
+      const S average = sum[e] > 0 ? mean[e] / sum[e] : S(0);
+      share_slope += static_cast<double>(average);
+      for (int64_t m = 0; m < list; m += L) {
+        V &weight = vector(weights.get() + e * list + m), &slope = vector(slopes.get() + e * list + m);
+        weight *= scale[e];
+        slope = weight * (slope - average);
+      }
+      const int64_t* const rows = offset.get() + at;
+      const S* const slope = slopes.get() + e * list;
+      const V *const query = q.get() + e * nv, *const incoming = grad.get() + e * nv;
+      scatter_products<S, NV>(grad_v.get() + n * row_vectors, weights.get() + e * list, incoming, rows, job.M, nv);
+      scatter_products<S, NV>(grad_k.get() + n * row_vectors, slope, query, rows, job.M, nv);
+      weighted_sum<S, NV>(acc.get(), slope, k.get() + n * row_vectors, rows, job.M, nv);
+      turn_q(acc.get(), w, S(-1));
+      write(grad_q_to + w * job.grad_q.column + n * job.grad_q.head, acc.get());
+    });
+    return share_slope;
+  }
+
+  void store_gradients() {
+    T *const grad_k_to = job.grad_k.at<T>(b, h, first), *const grad_v_to = job.grad_v.at<T>(b, h, first);
+    for (int64_t j = 0; j < job.Wk; ++j) {
+      for (int64_t n = 0; n < G; ++n) {
+        V* const row = grad_k.get() + n * row_vectors + j * nv;
+        turn_k(row, j, S(-1));
+        write(grad_k_to + j * job.grad_k.column + n * job.grad_k.head, row);
+        write(grad_v_to + j * job.grad_v.column + n * job.grad_v.head, grad_v.get() + n * row_vectors + j * nv);
+      }
+    }
+  }
+
+  const Job& job;
+  const bool backward;
+  const int64_t G, nv, row_vectors, list;  // heads per task; vectors per head and per row; scores per query, whole vectors of them
+  const int64_t span, queries, lists;      // of a block: columns, queries (whole vectors of them), scores of all its lists
+  const S none, share;                     // the column that stands for no key; this level's factor
+  const Turn<S, NV> turn_q, turn_k;
+  Scratch<V> k, v, grad_k, grad_v;         // of the row
+  Scratch<V> q, grad, acc;                 // from here on of a block: (query, vector)
+  Scratch<S> scores, weights, slopes;      // (query, list)
+  Scratch<S> column;                       // (pair of neighbours and head, list)
+  Scratch<int64_t> offset;                 // likewise: the bytes before that key's row
+  Scratch<int32_t> twice;                  // likewise: what a parent chose, once for either child
+  Scratch<V> joined;                       // (query,)
+  Scratch<S> peak, sum, scale, mean;       // (query,); scale: share / sum of the weights, 0 where no key may be seen
+  int64_t first = 0, h = 0, b = 0, begin = 0, end = 0;  // head, row, image; columns of the block
+  S side = 0;
+};
 
 template <typename T, typename S, int NV>
 void run_tasks(const Job& job, int64_t begin, int64_t end) {
-  using V = typename Simd<S>::type;
-  constexpr int L = Simd<S>::lanes;
-  const S lowest = -std::numeric_limits<S>::infinity();
-  const int64_t d = job.d, M = job.M, W = job.W, Wk = job.Wk, G = job.group, K = job.K, pairs = job.pairs;
-  const int64_t nv = NV ? NV : (d + L - 1) / L;
-  const bool backward = job.grad.data != nullptr;
-  const S share = static_cast<S>(job.share);
-  const S *const turn_q = static_cast<const S*>(job.turn_q), *const turn_k = static_cast<const S*>(job.turn_k);
-
-  const int64_t row_vectors = Wk * nv, list = (M + L - 1) / L * L;  // whole vectors; the rest names no key, and reads the first
-  Scratch<V> k_memory(G * row_vectors), v_memory(G * row_vectors);
-  Scratch<V> grad_k_memory(backward ? G * row_vectors : 0), grad_v_memory(backward ? G * row_vectors : 0);
-  Scratch<V> q_memory(nv), acc_memory(nv), grad_memory(nv);
-  Scratch<S> score_memory(list), weight_memory(list), slope_memory(list);
-  Scratch<int32_t> ranked_memory(list);
-  Scratch<int64_t> offset_memory(G * list);
-  Scratch<S> column_memory(G * list);
-  const S none = static_cast<S>(Wk);
-  for (int64_t i = 0; i < G * list; ++i) column_memory.get()[i] = none;
-  V *const q = q_memory.get(), *const acc = acc_memory.get(), *const grad = grad_memory.get();
-  S *const scores = score_memory.get(), *const weights = weight_memory.get(), *const slopes = slope_memory.get();
-
-  auto scalars = [](V* x) { return reinterpret_cast<S*>(x); };
-  auto vector = [](S* x) -> V& { return *reinterpret_cast<V*>(x); };  // of scratch, which is aligned
-  auto read = [&](V* to, const T* from) { read_head<S, NV>(to, from, d); };
-  auto write = [&](T* to, const V* from) { write_head<S, NV>(to, from, d); };
-
-  for (int64_t task = begin; task < end; ++task) {
-    const int64_t groups = job.heads / G;
-    const int64_t first = task % groups * G, h = task / groups % job.H, b = task / groups / job.H;
-    const T *const q_from = job.q.at<const T>(b, h, first), *const k_from = job.k.at<const T>(b, h, first);
-    const T *const v_from = job.v.at<const T>(b, h, first), *const grad_from = job.grad.at<const T>(b, h, first);
-    const T* const coarse_from = job.coarse.at<const T>(b, h / 2, first);
-    const int32_t* const parent_from = job.parent.at<const int32_t>(b, h / 2, first);
-    T* const message_to = job.message.at<T>(b, h, first);
-    T* const grad_q_to = job.grad_q.at<T>(b, h, first);
-    int32_t* const chosen_to = job.chosen.at<int32_t>(b, h, first);
-    const S side = job.side == nullptr ? S(0) : static_cast<S>(job.side[b]);
-    double share_slope = 0;  // one sum over the whole row
-
-    for (int64_t j = 0; j < Wk; ++j) {
-      for (int64_t n = 0; n < G; ++n) {
-        V *const k_row = k_memory.get() + n * row_vectors + j * nv, *const v_row = v_memory.get() + n * row_vectors + j * nv;
-        read(k_row, k_from + j * job.k.column + n * job.k.head);
-        read(v_row, v_from + j * job.v.column + n * job.v.head);
-        if (pairs) turn(scalars(k_row), turn_k + j * pairs, turn_k + (Wk + j) * pairs, pairs, S(1));
-      }
-    }
-    if (backward) {
-      std::memset(static_cast<void*>(grad_k_memory.get()), 0, static_cast<size_t>(G * row_vectors) * sizeof(V));
-      std::memset(static_cast<void*>(grad_v_memory.get()), 0, static_cast<size_t>(G * row_vectors) * sizeof(V));
-    }
-
-    for (int64_t w = 0; w < W; ++w) {
-      for (int64_t n = 0; n < G; ++n) {
-        const V *const k = k_memory.get() + n * row_vectors, *const v = v_memory.get() + n * row_vectors;
-        int64_t* const offset = offset_memory.get() + n * list;
-        S* const column = column_memory.get() + n * list;
-
-        if (parent_from != nullptr && w % 2 == 0) {  // neighbours share a parent, hence a list
-          const int32_t* const parents = parent_from + w / 2 * job.parent.column + n * job.parent.head;
-          for (int64_t i = 0; i < K; ++i) {
-            for (int32_t child = 0; child < 2; ++child) {
-              const int32_t j = parents[i] * 2 + child;
-              const bool exists = static_cast<uint32_t>(j) < static_cast<uint32_t>(Wk);
-              column[child * K + i] = exists ? static_cast<S>(j) : none;
-              offset[child * K + i] = exists ? j * nv : 0;
-            }
-          }
-        } else if (parent_from == nullptr && w == 0) {
-          for (int64_t m = 0; m < M; ++m) column[m] = static_cast<S>(m), offset[m] = m * nv;
-        }
-
-        read(q, q_from + w * job.q.column + n * job.q.head);
-        if (pairs) turn(scalars(q), turn_q + w * pairs, turn_q + (W + w) * pairs, pairs, S(1));
-
-        dot_products<S, NV>(scores, q, k, offset, M, nv);
-        const S bound = side * static_cast<S>(w);
-        V peaks = fill(lowest), sums{};
-        for (int64_t m = 0; m < list; m += L) {
-          const V at = vector(column + m);
-          const V score = (side * at <= bound) & (at < none) ? vector(scores + m) : fill(lowest);
-          vector(scores + m) = score;
-          peaks = score > peaks ? score : peaks;
-        }
-        const S peak = maximum_of_lanes<S>(peaks);
-        const S shift = peak > lowest ? peak : S(0);
-        for (int64_t m = 0; m < list; m += L) {
-          const V score = vector(scores + m);
-          const V weight = score > lowest ? exponential(score - shift) : V{};
-          vector(weights + m) = weight;
-          sums += weight;
-        }
-        const S sum = sum_of_lanes<S>(sums);
-        const S scale = sum > 0 ? share / sum : S(0);
-
-        if (!backward) {
-          weighted_sum<S, NV>(acc, weights, v, offset, M, nv);
-          for (int64_t c = 0; c < nv; ++c) acc[c] *= scale;
-          if (coarse_from != nullptr) {
-            read(q, coarse_from + w / 2 * job.coarse.column + n * job.coarse.head);
-            for (int64_t c = 0; c < nv; ++c) acc[c] += q[c];
-          }
-          write(message_to + w * job.message.column + n * job.message.head, acc);
-          if (chosen_to != nullptr) {
-            int32_t* const out = chosen_to + w * job.chosen.column + n * job.chosen.head;
-            keep_best(scores, column, list, job.topk, ranked_memory.get(), out, static_cast<int32_t>(Wk));
-          }
-          continue;
-        }
-
-        // message = share * sum of p v with p = weights / sum; slopes: gradient of the scores.
-        read(grad, grad_from + w * job.grad.column + n * job.grad.head);
-        dot_products<S, NV>(slopes, grad, v, offset, M, nv);
-        V means{};
-        for (int64_t m = 0; m < list; m += L) means += vector(weights + m) * vector(slopes + m);
-        const S mean = sum > 0 ? sum_of_lanes<S>(means) / sum : S(0);
-        share_slope += static_cast<double>(mean);
-        for (int64_t m = 0; m < list; m += L) {
-          const V weight = vector(weights + m) * scale;
-          vector(weights + m) = weight;
-          vector(slopes + m) = weight * (vector(slopes + m) - mean);
-        }
-        scatter_products<S, NV>(grad_v_memory.get() + n * row_vectors, weights, grad, offset, M, nv);
-        scatter_products<S, NV>(grad_k_memory.get() + n * row_vectors, slopes, q, offset, M, nv);
-        weighted_sum<S, NV>(acc, slopes, k, offset, M, nv);
-        if (pairs) turn(scalars(acc), turn_q + w * pairs, turn_q + (W + w) * pairs, pairs, S(-1));
-        write(grad_q_to + w * job.grad_q.column + n * job.grad_q.head, acc);
-      }
-    }
-
-    if (backward) {
-      job.share_parts[task] = share_slope;
-      T *const grad_k_to = job.grad_k.at<T>(b, h, first), *const grad_v_to = job.grad_v.at<T>(b, h, first);
-      for (int64_t j = 0; j < Wk; ++j) {
-        for (int64_t n = 0; n < G; ++n) {
-          V* const row = grad_k_memory.get() + n * row_vectors + j * nv;
-          if (pairs) turn(scalars(row), turn_k + j * pairs, turn_k + (Wk + j) * pairs, pairs, S(-1));
-          write(grad_k_to + j * job.grad_k.column + n * job.grad_k.head, row);
-          write(grad_v_to + j * job.grad_v.column + n * job.grad_v.head, grad_v_memory.get() + n * row_vectors + j * nv);
-        }
-      }
-    }
-  }
+  Rows<T, S, NV> rows(job);
+  for (int64_t task = begin; task < end; ++task) rows.run(task);
 }
 
 template <typename T, typename S>
