@@ -115,7 +115,7 @@ def test_auto_on_cuda_without_triton_takes_plain_pytorch_and_says_why_once(
     monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ):
     monkeypatch.setattr(triton_backend, "available", lambda: "there is no triton")
-    kernels._announce.cache_clear()  # another test may have made it speak already
+    kernels._announce_once.cache_clear()  # another test may have made it speak already
     with caplog.at_level(logging.INFO, logger="stereo.kernels"):
         assert [kernels.select("auto", keys("cuda")) for _ in range(2)] == [matmul] * 2
         assert kernels.fused("auto", keys("cuda")) is None
