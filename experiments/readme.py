@@ -90,6 +90,19 @@ def speed_table(speed: dict) -> str:
     return "\n".join([*lines, "", f"{machine['threads']} threads of {machine['cpu']}, PyTorch {machine['torch']}."])
 
 
+def growth_text(measured: dict) -> str:
+    """How `small` grows with the width, and what its largest pair takes, from the bench verb."""
+    (grown,) = measured["growth"]
+    widths = f"{min(grown['widths'])} to {max(grown['widths'])}"
+    slopes = f"time {grown['seconds_slope']:.2f} and peak memory {grown['peak_bytes_slope']:.2f}"
+    most = max(measured["rows"], key=lambda row: row["height"] * row["width"])
+    size = f"{most['height']}x{most['width']}"
+    return (
+        f"Log-log slopes of `{grown['name']}` in the width, {widths} px at a height of {grown['height']}: {slopes}. "
+        f"A pair of {size} px in one piece takes {most['peak_bytes'] / 2**30:.1f} GiB and {most['seconds']:.1f} s (fp32)."
+    )
+
+
 def content_table(compared: dict) -> str:
     """Markdown: one line per variant of experiments/compare_content.py."""
     keys = (("epe_noc", 2), ("real_epe_noc", 2), ("real_epe_all", 2), ("real_bad3_noc", 1), ("real_iou_occluded", 2))
@@ -137,6 +150,7 @@ def main() -> None:
     text = readme.read_text(encoding="utf-8")
     tables = {"operators": operators_table(read_result("compare_operators"))}
     tables |= {"speed": speed_table(read_result("speed")), "content": content_table(read_result("compare_content"))}
+    tables |= {"growth": growth_text(read_result("growth"))}
     tables |= {"real_pairs": real_pairs_table(results), "presets": presets_table(bench), "demo": demo_line()}
     for marker, content in tables.items():
         text = replace_between(text, marker, content)

@@ -10,7 +10,15 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from experiments.readme import content_table, operators_table, presets_table, read_result, real_pairs_table, speed_table
+from experiments.readme import (
+    content_table,
+    growth_text,
+    operators_table,
+    presets_table,
+    read_result,
+    real_pairs_table,
+    speed_table,
+)
 from stereo.checkpoint import default_weights
 
 ROOT = Path(__file__).resolve().parents[1]
@@ -59,6 +67,7 @@ def test_tables_are_the_measured_ones():
     assert block("presets") == presets_table(read_result("bench"))
     assert block("operators") == operators_table(read_result("compare_operators"))
     assert block("speed") == speed_table(read_result("speed"))
+    assert block("growth") == growth_text(read_result("growth"))
     assert block("content") == content_table(read_result("compare_content"))
     assert "EPE" in block("demo")
 
