@@ -176,8 +176,8 @@ def test_infer_keeps_to_the_memory_that_it_is_given(tmp_path, weights, capsys, c
     run = StereoPredictor(load_model(weights, "cpu"))
     memory = (run.estimate(400, 96) + 400 * 96 * HELD_BYTES) // 2**10 - 1  # KiB: just too little for the whole
     assert main([*argv, "--json", "--max-memory", f"{memory}K"]) == 0
-    assert json.loads(capsys.readouterr().out)["pairs"][0]["matched"] == "tiles: 2 bands of 320x96"
-    told = [text for text in caplog.messages if text.startswith("tiles: 2 bands of 320x96 (whole image needs about ")]
+    assert json.loads(capsys.readouterr().out)["pairs"][0]["matched"] == "tiles: 2 bands of 352x96"
+    told = [text for text in caplog.messages if text.startswith("tiles: 2 bands of 352x96 (whole image needs about ")]
     assert len(told) == 1 and told[0].endswith("MiB are allowed)")
     line = refused(capsys, *argv, "--max-memory", "1M", "--max-disparity", "40")
     assert "96x400 px need about" in line and "1 MiB are allowed" in line
