@@ -146,12 +146,7 @@ Results run(Tensor x, Tensor y, const Tensor& a, const Tensor& index, bool dot, 
   job.x = Grid(x), job.y = Grid(y), job.a = Grid(a), job.index = Grid(index);
   job.dot = Grid(out.dot), job.combine = Grid(out.combine), job.scatter = Grid(out.scatter);
 
-  switch (type) {
-    case at::kFloat: run_type<float, float>(job); break;
-    case at::kBFloat16: run_type<BF16, float>(job); break;
-    case at::kDouble: run_type<double, double>(job); break;
-    default: TORCH_CHECK(false, "expected float32, bfloat16 or float64, got ", type);
-  }
+  by_type(type, [&]<typename T, typename S>() { run_type<T, S>(job); });
   return out;
 }
 

@@ -153,12 +153,7 @@ void run_type(const Job& job) {
 
 void run(const Job& job, at::ScalarType type) {
   if (job.rows == 0 || job.C == 0) return;
-  switch (type) {
-    case at::kFloat: return run_type<float, float>(job);
-    case at::kBFloat16: return run_type<BF16, float>(job);
-    case at::kDouble: return run_type<double, double>(job);
-    default: TORCH_CHECK(false, "expected float32, bfloat16 or float64, got ", type);
-  }
+  return by_type(type, [&]<typename T, typename S>() { return run_type<T, S>(job); });
 }
 
 using Maybe = std::optional<Tensor>;

@@ -96,12 +96,7 @@ void run_type(const Job& job) {
 void run(Job job, at::ScalarType type) {
   auto side_by_side = [&](const Grid& grid) { return grid.data == nullptr || grid.head == job.d; };
   if (side_by_side(job.x) && side_by_side(job.pooled) && side_by_side(job.grad_x)) job.d *= job.heads, job.heads = 1;
-  switch (type) {
-    case at::kFloat: return run_type<float, float>(job);
-    case at::kBFloat16: return run_type<BF16, float>(job);
-    case at::kDouble: return run_type<double, double>(job);
-    default: TORCH_CHECK(false, "expected float32, bfloat16 or float64, got ", type);
-  }
+  return by_type(type, [&]<typename T, typename S>() { return run_type<T, S>(job); });
 }
 
 Job describe(const Tensor& x, bool with_max) {

@@ -281,6 +281,17 @@ inline void scatter_products(
     default: { constexpr int NV = 0; CALL; }                   \
   }
 
+// f.operator()<T, S>() for tensors of this type: T as it lies in memory, S as it is computed in.
+template <typename F>
+auto by_type(at::ScalarType type, F f) {
+  switch (type) {
+    case at::kFloat: return f.template operator()<float, float>();
+    case at::kBFloat16: return f.template operator()<BF16, float>();
+    case at::kDouble: return f.template operator()<double, double>();
+    default: TORCH_CHECK(false, "expected float32, bfloat16 or float64, got ", type);
+  }
+}
+
 // Heads of a row that one task takes. All heads together walk through memory in order, several times faster than one head's strided
 // walk. Fewer at a time when the scratch would leave the cache or the threads would run out of tasks.
 inline int64_t heads_per_task(int64_t heads, int64_t rows, int64_t bytes_per_head) {
