@@ -44,6 +44,7 @@ class ModelConfig(AttentionConfig):
     match_levels: int = 3  # of that descent
     match_topk: int = 12  # keys kept per token and level; twice as many matches are looked at
     sinkhorn_iterations: int = 4
+    sharpen_channels: int = 0  # width of a second look at 1/2 resolution; 0, as in weights that do not say, leaves it out
 
 
 @dataclass(frozen=True)
@@ -72,10 +73,11 @@ class SttrConfig(AttentionConfig):
 AnyModelConfig = ModelConfig | SttrConfig
 
 PRESETS: dict[str, AnyModelConfig] = {
-    "small": ModelConfig(matching="sparse"),
+    "small": ModelConfig(matching="sparse", sharpen_channels=24),
     # For tests and for the smoke recipe: the same rooms, as narrow as they get.
     "tiny": ModelConfig(
-        preset="tiny", channels=32, stem_channels=12, context_channels=32, layers=2, heads=2, topk=6, matching="sparse"
+        preset="tiny", channels=32, stem_channels=12, context_channels=32, layers=2, heads=2, topk=6, matching="sparse",
+        sharpen_channels=8
     ),
     # The networks of the papers, for comparison and for published weights ('convert').
     "sttr": SttrConfig(),
@@ -205,6 +207,7 @@ class TrainConfig:
     batch_size: int = 4  # samples of one forward pass, of each process
     accumulate: int = 1  # forward passes per step, of each process
     init: str = ""  # weights to start from: .safetensors, or a checkpoint of a run
+    fresh: tuple[str, ...] = ()  # beginnings of the names of tensors that do not start from init: a part that has been added
     learning_rate: float = 6e-4  # the peak
     schedule: str = "cosine"  # cosine | one_cycle | step | constant, all after warmup_steps
     milestones: tuple[float, ...] = (0.6, 0.85)  # step: shares of the run after which the rate is multiplied by step_factor

@@ -119,5 +119,5 @@ def test_networks_take_it_where_it_is():
     plain.load_state_dict(fused.state_dict())
     with torch.no_grad():
         images = torch.rand(2, 3, 32, 64)
-        a, b = (model.transformer(model.backbone(images))[0] for model in (fused, plain))
+        a, b = (model.transformer(model.backbone(images)[0])[0] for model in (fused, plain))
     torch.testing.assert_close(a, b, rtol=1e-4, atol=1e-5)

@@ -176,7 +176,7 @@ def test_the_refinement_sees_the_left_view(tiny: StereoModel):
     try:
         with torch.no_grad():
             prediction = tiny(left, right)
-            features = tiny.backbone(tiny.normalise(left, right))
+            features, _ = tiny.backbone(tiny.normalise(left, right))
     finally:
         handle.remove()
     disp, _, transport, context, tokens, q, _ = given

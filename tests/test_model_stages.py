@@ -8,9 +8,9 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+import torch.nn.functional as F
 from torch import Tensor
 
-from stereo.model.backbone import STRIDE
 from stereo.model.matching import (
     DenseMatching,
     SparseMatching,
@@ -19,7 +19,8 @@ from stereo.model.matching import (
     sparse_sinkhorn,
     window_disparity,
 )
-from stereo.model.refine import DILATIONS, SEARCH, contrasts, convex_upsample, local_scores, neighbours, propagate
+from stereo.model.refine import DILATIONS, SEARCH, Maps, contrasts, convex_upsample, local_scores, neighbours, propagate
+from stereo.model.sharpen import Sharpen
 from stereo.types import Transport
 
 ORACLE = Path(__file__).resolve().parents[2] / "shared" / "oracles" / "ot_sinkhorn.npz"
@@ -292,22 +293,23 @@ def test_propagation_never_leaves_the_range():
 
 @pytest.mark.parametrize("kernel", ["reference", "matmul"])
 def test_local_scores_equal_a_slow_loop(kernel: str):
-    B, h, w, C = 2, 2, 12, 4
-    q, k = torch.randn(2, B, h, w, C, generator=generator()).unbind()
+    B, h, w, groups, d = 2, 2, 12, 2, 4
+    q, k = torch.randn(2, B, h, w, groups, d, generator=generator()).unbind()
     disp = 14 * torch.rand(B, h, w, generator=generator(1)) - 1  # beyond both ends of the row, too
     disp[0, 0, :3] = torch.tensor([0.0, 1.0, 2.5])
     found = local_scores(q, k, disp, kernel)
-    assert found.shape == (B, h, w, 2 * SEARCH + 1)
-    for b, y, x in np.ndindex(B, h, w):
+    assert found.shape == (B, groups * (2 * SEARCH + 1), h, w)
+    for b, y, x, g in np.ndindex(B, h, w, groups):
         scores = []
         for step in range(-SEARCH, SEARCH + 1):
             column = x - float(disp[b, y, x]) + step
             below = math.floor(column)
-            pair = [q[b, y, x] @ k[b, y, min(max(at, 0), w - 1)] for at in (below, below + 1)]
+            pair = [q[b, y, x, g] @ k[b, y, min(max(at, 0), w - 1), g] for at in (below, below + 1)]
             scores.append(pair[0] * (1 - (column - below)) + pair[1] * (column - below))
         scores = torch.stack(scores)
         expected = (scores - scores.exp().sum().log()).clamp(min=-8) / 8
-        torch.testing.assert_close(found[b, y, x], expected, atol=1e-5, rtol=1e-5)
+        of_group = slice(g * (2 * SEARCH + 1), (g + 1) * (2 * SEARCH + 1))
+        torch.testing.assert_close(found[b, of_group, y, x], expected, atol=1e-5, rtol=1e-5)
 
 
 def test_contrasts_compare_with_the_confident_mean():
@@ -318,28 +320,69 @@ def test_contrasts_compare_with_the_confident_mean():
     assert contrasts(disp, confidence)[0, :, 0, 0].abs().max() < 1e-5
 
 
-def test_upsampling_a_constant():
-    logits = 3 * torch.randn(2, 9 * STRIDE**2, 3, 5, generator=generator())
-    full = convex_upsample(torch.full((2, 3, 5), 2.5), logits)
-    assert full.shape == (2, 3 * STRIDE, 5 * STRIDE)
-    assert (full - 2.5 * STRIDE).abs().max() < 1e-5
+@pytest.mark.parametrize("factor", [2, 4])
+def test_upsampling_a_constant(factor: int):
+    logits = 3 * torch.randn(2, 9 * factor**2, 3, 5, generator=generator())
+    full = convex_upsample(torch.full((2, 3, 5), 2.5), logits, factor)
+    assert full.shape == (2, 3 * factor, 5 * factor)
+    assert (full - 2.5 * factor).abs().max() < 1e-5
 
 
-def test_upsampling_a_ramp_stays_between_its_neighbours():
+@pytest.mark.parametrize("factor", [2, 4])
+def test_upsampling_a_ramp_stays_between_its_neighbours(factor: int):
     """Also locally: a pixel of token x lies between tokens x - 1 and x + 1, so a ramp stays a ramp, in px."""
     ramp = torch.arange(7.0).expand(1, 3, 7)
-    full = convex_upsample(ramp, 5 * torch.randn(1, 9 * STRIDE**2, 3, 7, generator=generator()))
-    token = ramp.repeat_interleave(STRIDE, 1).repeat_interleave(STRIDE, 2)
-    assert ((full / STRIDE - token).abs() <= 1 + 1e-5).all()
+    full = convex_upsample(ramp, 5 * torch.randn(1, 9 * factor**2, 3, 7, generator=generator()), factor)
+    token = ramp.repeat_interleave(factor, 1).repeat_interleave(factor, 2)
+    assert ((full / factor - token).abs() <= 1 + 1e-5).all()
     assert full.min() >= 0
-    assert full.max() <= 6 * STRIDE
+    assert full.max() <= 6 * factor
 
 
 def test_upsampling_puts_every_choice_in_its_place():
     """Logits that choose neighbour n for sub-pixel (i, j) of token (y, x) and nothing else."""
     disp = torch.randn(1, 3, 4, generator=generator())
-    for i, j, n in ((0, 0, 0), (1, 3, 5), (3, 2, 7), (2, 1, 4)):
-        logits = torch.zeros(1, 9, STRIDE**2, 3, 4)
-        logits[:, n, i * STRIDE + j] = 100.0
-        full = convex_upsample(disp, logits.flatten(1, 2))
-        torch.testing.assert_close(full[:, i::STRIDE, j::STRIDE], STRIDE * neighbours(disp)[:, n], atol=1e-5, rtol=0)
+    for factor, i, j, n in ((4, 0, 0, 0), (4, 1, 3, 5), (4, 3, 2, 7), (2, 0, 1, 4)):
+        logits = torch.zeros(1, 9, factor**2, 3, 4)
+        logits[:, n, i * factor + j] = 100.0
+        full = convex_upsample(disp, logits.flatten(1, 2), factor)
+        torch.testing.assert_close(full[:, i::factor, j::factor], factor * neighbours(disp)[:, n], atol=1e-5, rtol=0)
+
+
+def test_sharpening_begins_as_plain_upsampling():
+    """No correction yet: the disparity within its neighbourhood, doubled, and each doubt handed on to its four pixels."""
+    sharpen = Sharpen(channels=16, stem=8, width=8, kernel="reference")
+    left, right = torch.randn(2, 2, 8, 6, 20, generator=generator()).unbind()
+    disp, occlusion, confidence = torch.rand(3, 2, 6, 20, generator=generator(1)).unbind()
+    found = sharpen(Maps(9 + disp, occlusion, confidence), torch.randn(2, 16, 3, 10, generator=generator(2)), left, right)
+    low, high = (pool(9 + disp) for pool in (lambda x: neighbours(x).amin(dim=1), lambda x: neighbours(x).amax(dim=1)))
+    for y, x in np.ndindex(2, 2):
+        assert (found.disp[:, y::2, x::2] >= 2 * low - 1e-4).all()
+        assert (found.disp[:, y::2, x::2] <= 2 * high + 1e-4).all()
+        torch.testing.assert_close(found.occlusion[:, y::2, x::2], occlusion)
+        torch.testing.assert_close(found.confidence[:, y::2, x::2], confidence)
+
+
+def test_sharpening_learns_what_only_the_features_know():
+    """Maps that say 4 px everywhere where the views are 2 to 6 px apart: whoever does not compare them is 1.2 px off."""
+    torch.manual_seed(0)
+    sharpen = Sharpen(channels=4, stem=8, width=8, kernel="reference")
+    optimizer = torch.optim.Adam(sharpen.parameters(), lr=1e-2)
+    context, zeros = torch.zeros(5, 4, 4, 16), torch.zeros(5, 8, 32)
+    disp = torch.arange(2.0, 7.0)[:, None, None]
+
+    def error(seed: int) -> Tensor:
+        scene = torch.randn(5, 8, 8, 2 * 32 + 6, generator=generator(seed))
+        right = torch.stack([view[..., d : d + 64] for d, view in zip((2, 3, 4, 5, 6), scene, strict=True)])
+        left, right = (F.avg_pool2d(x, (1, 2)) for x in (scene[..., :64], right))
+        found = sharpen(Maps(zeros + 2, zeros, zeros), context, left, right)
+        return (found.disp - disp)[..., 12:].abs().mean()
+
+    with torch.no_grad():
+        assert error(1000) == pytest.approx(1.2, abs=0.01)
+    for step in range(60):
+        optimizer.zero_grad()
+        error(step).backward()
+        optimizer.step()
+    with torch.no_grad():
+        assert error(1000) < 0.4

@@ -18,7 +18,10 @@ def standardise(image: Tensor) -> Tensor:
 
 
 class Backbone(nn.Module):
-    """(B, 3, H, W), standardised -> (B, C, H/4, W/4). Three strides down, three maps summed on the way up."""
+    """(B, 3, H, W), standardised -> features (B, C, H/4, W/4) and, on the way to them, (B, stem, H/2, W/2).
+
+    Four strides down, three maps summed on the way up.
+    """
 
     def __init__(self, stem: int, channels: int, context: int):
         super().__init__()
@@ -30,10 +33,11 @@ class Backbone(nn.Module):
         self.merge = nn.Conv2d(context, channels, 1)
         self.norm = ChannelNorm(channels)
 
-    def forward(self, image: Tensor) -> Tensor:
-        quarter = self.at_quarter(self.at_half(image))  # (B, C, H/4, W/4)
+    def forward(self, image: Tensor) -> tuple[Tensor, Tensor]:
+        half = self.at_half(image)  # (B, stem, H/2, W/2)
+        quarter = self.at_quarter(half)  # (B, C, H/4, W/4)
         eighth = self.at_eighth(quarter)
         sixteenth = self.at_sixteenth(eighth)
         eighth = eighth + F.interpolate(self.lateral(sixteenth), scale_factor=2.0, mode="bilinear", align_corners=False)
         up = F.interpolate(self.merge(eighth), scale_factor=2.0, mode="bilinear", align_corners=False)
-        return self.norm(quarter + up)
+        return self.norm(quarter + up), half

@@ -9,10 +9,11 @@ from torch import nn
 
 from stereo.attention import build_attention, options_of
 from stereo.config import AnyModelConfig, ModelConfig, SttrConfig, near_matches, preset
-from stereo.model.backbone import Backbone
+from stereo.model.backbone import STRIDE, Backbone
 from stereo.model.layers import TokenNorm
 from stereo.model.matching import DenseMatching, Matching, SparseMatching
 from stereo.model.refine import Refine
+from stereo.model.sharpen import FACTOR, Sharpen
 from stereo.model.stereo_model import StereoModel
 from stereo.model.sttr.adjust import ContextAdjustment
 from stereo.model.sttr.backbone import SttrBackbone
@@ -42,13 +43,15 @@ def build_model(config: AnyModelConfig | str = "small", kernel: str = "auto") ->
 
 def _build_stereo_model(c: ModelConfig, kernel: str) -> StereoModel:
     _check_sizes(c, "channels", "stem_channels", "context_channels", "layers", "heads", "expansion", "sinkhorn_iterations")
+    _check_sizes(c, "sharpen_channels", least=0)
     make_operator = _operator_maker(c, kernel)
     model = StereoModel(
         config=c,
         backbone=Backbone(c.stem_channels, c.channels, c.context_channels),
         transformer=Transformer(c.channels, c.heads, c.layers, c.expansion, make_operator, c.position),
         matching=_matching(c, kernel),
-        refine=Refine(c.channels, kernel),
+        refine=Refine(c.channels, FACTOR if c.sharpen_channels else STRIDE, kernel),
+        sharpen=Sharpen(c.channels, c.stem_channels, c.sharpen_channels, kernel) if c.sharpen_channels else None,
     )
     for part in model.modules():
         if isinstance(part, TokenNorm):  # they are everywhere: told here rather than through every constructor

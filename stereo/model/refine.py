@@ -6,6 +6,8 @@ convolutions see are differences of disparities in tokens, so a narrow training 
 
 from __future__ import annotations
 
+from typing import NamedTuple
+
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
@@ -20,10 +22,20 @@ SEARCH = 4  # tokens on either side of the current disparity at which the match 
 BLURS = (3, 9, 27)  # windows, in tokens, whose confidence-weighted means a disparity is compared with
 
 
+class Maps(NamedTuple):
+    """disp: px of its own width; occlusion, confidence: logits. (B, h, w) each."""
+
+    disp: Tensor
+    occlusion: Tensor
+    confidence: Tensor
+
+
 def neighbours(x: Tensor, dilation: int = 1) -> Tensor:
     """(B, h, w) -> (B, 9, h, w): the 3x3 neighbourhood of every position, edges replicated."""
     h, w = x.shape[-2:]
-    padded = F.pad(x[:, None], (dilation,) * 4, mode="replicate")[:, 0]
+    # Put together by hand: torch.compile cannot follow F.pad's "replicate" behind a pixel_shuffle.
+    wide = torch.cat([x[:, :, :1].expand(-1, -1, dilation), x, x[:, :, -1:].expand(-1, -1, dilation)], dim=2)
+    padded = torch.cat([wide[:, :1].expand(-1, dilation, -1), wide, wide[:, -1:].expand(-1, dilation, -1)], dim=1)
     steps = (0, dilation, 2 * dilation)
     return torch.stack([padded[:, dy : dy + h, dx : dx + w] for dy in steps for dx in steps], dim=1)
 
@@ -42,21 +54,20 @@ def propagate(disp: Tensor, confidence: Tensor, logits: Tensor) -> tuple[Tensor,
 
 
 def local_scores(q: Tensor, k: Tensor, disp: Tensor, kernel: str) -> Tensor:
-    """Match scores at disparities disp + SEARCH .. disp - SEARCH, linear between tokens -> (B, h, w, 2 * SEARCH + 1).
+    """Match scores at disparities disp + SEARCH .. disp - SEARCH, linear between tokens -> (B, G * (2 * SEARCH + 1), h, w).
 
-    q, k (B, h, w, C) as the match projects them; disp (B, h, w) tokens. Log-softmax over the window, cut at -8 and scaled
-    to about [-1, 0], so that it reads the same whatever the temperature of the match.
+    q, k (B, h, w, G, d): what is compared, in G groups of channels; disp (B, h, w) tokens. Log-softmax over the window, cut
+    at -8 and scaled to about [-1, 0], so that it reads the same whatever the temperature of the match.
     """
-    w = q.shape[2]
+    w, groups = q.shape[2:4]
     target = torch.arange(w, device=disp.device) - disp
     base = target.floor()
     offsets = torch.arange(-SEARCH, SEARCH + 2, device=disp.device)
-    index = (base[..., None].long() + offsets).clamp(0, w - 1)[:, :, :, None]  # (B, h, w, 1 head, 2 * SEARCH + 2)
-    keys = k[:, :, :, None]
-    scores = kernels.select(kernel, keys).gather_scores(q[:, :, :, None], keys, index)[:, :, :, 0]
-    fraction = (target - base)[..., None]
+    index = (base[..., None].long() + offsets).clamp(0, w - 1)[:, :, :, None].expand(-1, -1, -1, groups, -1)
+    scores = kernels.select(kernel, k).gather_scores(q, k, index)  # (B, h, w, G, 2 * SEARCH + 2)
+    fraction = (target - base)[..., None, None]
     scores = scores[..., :-1] * (1 - fraction) + scores[..., 1:] * fraction
-    return scores.log_softmax(dim=-1).clamp(min=-8) / 8
+    return (scores.log_softmax(dim=-1).clamp(min=-8) / 8).flatten(3).permute(0, 3, 1, 2)
 
 
 def contrasts(disp: Tensor, confidence: Tensor) -> Tensor:
@@ -73,56 +84,76 @@ def contrasts(disp: Tensor, confidence: Tensor) -> Tensor:
     return torch.stack(maps, dim=1)
 
 
-def convex_upsample(disp: Tensor, logits: Tensor) -> Tensor:
-    """(B, h, w) tokens -> (B, H, W) px, each pixel a convex combination of its token's 3x3 neighbourhood (RAFT section 3.3).
+def convex_upsample(disp: Tensor, logits: Tensor, factor: int) -> Tensor:
+    """(B, h, w) -> (B, factor h, factor w), each pixel a convex combination of a 3x3 neighbourhood (RAFT section 3.3).
 
-    logits (B, 9 * STRIDE^2, h, w).
+    disp in pixels of its own width, before and after; logits (B, 9 * factor^2, h, w).
     """
     B, h, w = disp.shape
-    weights = logits.view(B, 9, STRIDE * STRIDE, h, w).softmax(dim=1)
-    fine = (weights * neighbours(disp * STRIDE)[:, :, None]).sum(dim=1)  # (B, STRIDE^2, h, w)
-    return F.pixel_shuffle(fine, STRIDE)[:, 0]
+    weights = logits.view(B, 9, factor * factor, h, w).softmax(dim=1)
+    fine = (weights * neighbours(disp * factor)[:, :, None]).sum(dim=1)  # (B, factor^2, h, w)
+    return F.pixel_shuffle(fine, factor)[:, 0]
+
+
+def evidence(scores: Tensor, disp: Tensor, *masses: Tensor) -> Tensor:
+    """What is known about a disparity map: match scores around it, contrast to its surroundings, masses -> (B, ., h, w).
+
+    masses (B, h, w) each, the first of them how much each disparity is trusted.
+    """
+    return torch.cat([scores, contrasts(disp, masses[0]), torch.stack(masses, dim=1)], dim=1)
+
+
+def evidence_channels(groups: int) -> int:
+    """Of ``evidence`` with two masses, where ``local_scores`` compared so many groups."""
+    return groups * (2 * SEARCH + 1) + len(BLURS) + 2
+
+
+def head(channels: int, outputs: int, hidden: bool) -> nn.Module:
+    last = nn.Conv2d(channels, outputs, 1)
+    return nn.Sequential(ConvNorm(channels, channels), last) if hidden else last
+
+
+def zeroed(conv: nn.Conv2d) -> nn.Conv2d:
+    """So that a correction begins as none."""
+    for parameter in conv.parameters():
+        nn.init.zeros_(parameter)
+    return conv
 
 
 class Refine(nn.Module):
-    """Fill what has no match, correct what has one, upsample to full resolution, and say how sure each pixel is."""
+    """Fill what has no match, correct what has one, upsample ``factor`` times, and say how sure each pixel is.
 
-    def __init__(self, channels: int, kernel: str):
+    factor: STRIDE, to full resolution; 2 where ``Sharpen`` takes the maps from there, and the heads then are single layers.
+    """
+
+    def __init__(self, channels: int, factor: int, kernel: str):
         super().__init__()
-        self.kernel = kernel
-        self.context = ConvNorm(2 * channels + 2 * SEARCH + 1 + len(BLURS) + 2, channels, kernel=1)
-        self.spread = nn.Sequential(
-            ConvNorm(channels, channels), nn.Conv2d(channels, 9 * len(DILATIONS), 1)
-        )
-        self.adjust = ConvNorm(channels + 2 * SEARCH + 1 + len(BLURS) + 2, channels, kernel=1)
+        self.factor, self.kernel = factor, kernel
+        known, last = evidence_channels(groups=1), factor == STRIDE
+        self.context = ConvNorm(2 * channels + known, channels, kernel=1)
+        self.spread = head(channels, 9 * len(DILATIONS), hidden=True)
+        self.adjust = ConvNorm(channels + known, channels, kernel=1)
         self.trunk = nn.Sequential(ResidualBlock(channels), ResidualBlock(channels, dilation=2))
-        self.residual = nn.Conv2d(channels, 1, 3, padding=1)
-        self.mask = nn.Sequential(ConvNorm(channels, channels), nn.Conv2d(channels, 9 * STRIDE**2, 1))
-        self.doubt = nn.Sequential(ConvNorm(channels, channels), nn.Conv2d(channels, 2 * STRIDE**2, 1))
-        for parameter in self.residual.parameters():
-            nn.init.zeros_(parameter)
+        self.residual = zeroed(nn.Conv2d(channels, 1, 3, padding=1))
+        self.mask = head(channels, 9 * factor**2, hidden=last)
+        self.doubt = head(channels, 2 * factor**2, hidden=last)
 
     def forward(
         self, disp: Tensor, window_mass: Tensor, transport: Transport, features: Tensor, tokens: Tensor, q: Tensor, k: Tensor
-    ) -> tuple[Tensor, Tensor, Tensor]:
+    ) -> tuple[Maps, Tensor]:
         """disp, window_mass (B,h,w); features (B,C,h,w) and tokens (B,h,w,C) of the left view; q, k (B,h,w,C) of the match.
 
-        Returns disparity (B,H,W) px, occlusion logits and confidence logits (B,H,W).
+        Returns the maps (B, factor h, factor w) and the features (B,C,h,w) that they were read from.
         """
-        look = self.evidence(disp, window_mass, transport.dustbin, q, k)
+        q, k = q[:, :, :, None], k[:, :, :, None]  # one group
+        look = evidence(local_scores(q, k, disp.detach(), self.kernel), disp, window_mass, transport.dustbin)
         context = self.context(torch.cat([features, tokens.permute(0, 3, 1, 2), look], dim=1))
-        disp, confidence = propagate(disp, window_mass, self.spread(context).float())
+        disp, trust = propagate(disp, window_mass, self.spread(context).float())
 
-        look = self.evidence(disp, confidence, transport.dustbin, q, k)
+        look = evidence(local_scores(q, k, disp.detach(), self.kernel), disp, trust, transport.dustbin)
         context = self.trunk(self.adjust(torch.cat([context, look], dim=1)))
         disp = disp + self.residual(context).float()[:, 0]
 
-        full = convex_upsample(disp, self.mask(context).float()).clamp(min=0)
-        occlusion, confidence = F.pixel_shuffle(self.doubt(context).float(), STRIDE).unbind(dim=1)
-        return full, occlusion, confidence
-
-    def evidence(self, disp: Tensor, confidence: Tensor, dustbin: Tensor, q: Tensor, k: Tensor) -> Tensor:
-        """What is known about a disparity map: match scores around it, contrast to its surroundings, masses -> (B, ., h, w)."""
-        scores = local_scores(q, k, disp.detach(), self.kernel).permute(0, 3, 1, 2)
-        masses = torch.stack([confidence, dustbin], dim=1)
-        return torch.cat([scores, contrasts(disp, confidence), masses], dim=1)
+        fine = convex_upsample(disp, self.mask(context).float(), self.factor).clamp(min=0)
+        doubt = F.pixel_shuffle(self.doubt(context).float(), self.factor)
+        return Maps(fine, *doubt.unbind(dim=1)), context

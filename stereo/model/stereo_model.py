@@ -27,11 +27,18 @@ class StereoModel(nn.Module):
     depends_on_all = False  # ``normalise`` has taken all statistics, so a band of rows is what it is in the whole image
 
     def __init__(
-        self, config: ModelConfig, backbone: nn.Module, transformer: nn.Module, matching: nn.Module, refine: nn.Module
+        self,
+        config: ModelConfig,
+        backbone: nn.Module,
+        transformer: nn.Module,
+        matching: nn.Module,
+        refine: nn.Module,
+        sharpen: nn.Module | None,
     ):
         super().__init__()
         self.config = config
-        self.backbone, self.transformer, self.matching, self.refine = backbone, transformer, matching, refine
+        self.backbone, self.transformer, self.matching = backbone, transformer, matching
+        self.refine, self.sharpen = refine, sharpen
 
     @property
     def tile_step(self) -> int:
@@ -53,12 +60,12 @@ class StereoModel(nn.Module):
 
     def predict_normalised(self, images: Tensor) -> Prediction:
         """The rest of ``forward``, also of a part of the images that ``normalise`` gave."""
-        features = self.backbone(images)  # (2B, C, h, w)
+        features, at_half = self.backbone(images)  # (2B, C, h, w), (2B, stem, 2h, 2w)
         tokens_left, tokens_right = self.transformer(features)  # (B, h, w, C)
         transport, q, k = self.matching(tokens_left, tokens_right)
         columns = torch.arange(tokens_left.shape[2], device=images.device)
         disp_coarse, window_mass = window_disparity(transport.mass, columns, transport.index)
-        disp, occlusion, confidence = self.refine(
-            disp_coarse, window_mass, transport, features.chunk(2)[0], tokens_left, q, k
-        )
-        return Prediction(disp, occlusion, confidence, disp_coarse, transport)
+        maps, context = self.refine(disp_coarse, window_mass, transport, features.chunk(2)[0], tokens_left, q, k)
+        if self.sharpen:
+            maps = self.sharpen(maps, context, *at_half.chunk(2))
+        return Prediction(maps.disp, maps.occlusion, maps.confidence, disp_coarse, transport)
