@@ -7,6 +7,7 @@ import io
 import json
 import logging
 import re
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -135,11 +136,13 @@ def shipped_weights(state: dict[str, Any]) -> Any:
     return average.get("weights") if isinstance(average, dict) else state["model"]
 
 
-def initialise(model: Network, weights: str | Path) -> None:
+def initialise(model: Network, weights: str | Path, fresh: Sequence[str] = ()) -> None:
     """Give ``model`` the weights of a file, to go on training with: those that ``load_model`` reads.
 
+    fresh: tensors whose names begin with one of these keep what the model has, so that a trained network can grow a part.
     Settings that change no tensor may differ between file and model (K, for example); each is named in the log.
-    Raises InputError, naming what does not fit, when a tensor is missing, left over, or of another shape.
+    Raises InputError, naming what does not fit, when a tensor is missing, left over, or of another shape, and for an entry
+    of ``fresh`` that no tensor of the model begins with.
     """
     path = Path(weights)
     if path.name.endswith((".pth.tar", ".pth", ".ckpt")):
@@ -147,8 +150,15 @@ def initialise(model: Network, weights: str | Path) -> None:
     given = load_model(path, "cpu")
     own, theirs = to_dict(model.config), to_dict(given.config)
     differing = [f"{key} {theirs.get(key)} (now {own.get(key)})" for key in theirs | own if theirs.get(key) != own.get(key)]
-    tensors = given.state_dict()
     expected = model.state_dict()
+    for start in fresh:
+        if not any(key.startswith(start) for key in expected):
+            parts = ", ".join(name for name, _ in model.named_children())
+            raise InputError(f"train.fresh: no tensor begins with '{start}'; the model's parts are {parts}")
+    tensors, expected = (
+        {key: value for key, value in state.items() if not key.startswith(tuple(fresh))}
+        for state in (given.state_dict(), expected)
+    )
     wrong = [key for key in tensors | expected if _shape(tensors, key) != _shape(expected, key)]
     if wrong:
         listed = "; ".join(f"'{key}' {_shape(tensors, key)} (wanted: {_shape(expected, key)})" for key in wrong[:3])
@@ -158,7 +168,7 @@ def initialise(model: Network, weights: str | Path) -> None:
         )
     if differing:
         log.warning("'%s' was trained with other settings: %s", path, ", ".join(differing))
-    model.load_state_dict(tensors)
+    model.load_state_dict(tensors, strict=False)  # all that is missing is fresh
 
 
 def _shape(tensors: dict[str, torch.Tensor], key: str) -> str:

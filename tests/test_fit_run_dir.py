@@ -343,6 +343,21 @@ def test_weights_that_do_not_fit_are_named(trained: Path, tmp_path: Path):
     assert not (tmp_path / "a").exists()
 
 
+def test_a_trained_network_grows_a_part(trained: Path, tmp_path: Path):
+    start = with_train(
+        init=str(trained / "checkpoint.pt"), fresh=("sharpen.", "refine.mask"), steps=1, learning_rate=1e-30, weight_decay=0.0
+    )
+    model, _ = train(tmp_path / "grown", replace(start, model=replace(RECIPE.model, sharpen_channels=12)))
+    torch.manual_seed(5)  # as ``train`` does
+    born = build_model(model.config).state_dict()
+    given = load_state(trained / "checkpoint.pt")["ema"]["weights"]
+    for name, value in model.state_dict().items():
+        expected = born if name.startswith(("sharpen.", "refine.mask")) else given
+        torch.testing.assert_close(value, expected[name], rtol=1e-6, atol=1e-20)
+    with pytest.raises(InputError, match=r"no tensor begins with 'sharpening'; the model's parts are .*sharpen"):
+        train(tmp_path / "a", with_train(init=str(trained / "checkpoint.pt"), fresh=("sharpening",)))
+
+
 def test_training_goes_on_from_a_converted_sttr(tmp_path: Path, caplog: pytest.LogCaptureFixture):
     """Published weights carry ``faithful``; a recipe without it takes them and says so."""
     published = network(faithful=True)

@@ -57,7 +57,7 @@ def fit(
     seed_everything(train.seed + rank())
     going_on = resume and from_first(run.checkpoint.is_file)
     if train.init and not going_on:
-        initialise(model, train.init)
+        initialise(model, train.init, train.fresh)
     learner = Learner(model, recipe, torch.device(device))
     course = _restore(run, learner) if going_on else Course()
     clock = Clock(course, train, 60 * max_minutes)
