@@ -271,9 +271,12 @@ def test_blocks_of_a_generated_pair_are_near_the_whole(shipped):
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize(("height", "width", "memory"), [(288, 640, 0), (544, 960, 0), (736, 1280, 0), (736, 1280, 900)])
+@pytest.mark.parametrize(("height", "width", "memory"), [(288, 640, 0), (544, 960, 0), (736, 1280, 0), (736, 1280, 400)])
 def test_the_estimate_holds_in_a_fresh_process(height, width, memory):
-    """The process's peak grows by less than the plan's bytes, and by more than half of them. memory: MiB, 0 for the default."""
+    """The process's peak grows by less than the plan's bytes, and by more than half of those that grow with the picture.
+
+    memory: MiB, 0 for the default.
+    """
     script = f"""
 import numpy as np, stereo
 from stereo.engine.bench import peak_bytes
@@ -289,6 +292,6 @@ print(run.plan.parts, run.plan.bytes if run.plan.parts > 1 else needed, peak_byt
     parts, planned, measured = map(int, done.stdout.split())
     print(f"\n{height}x{width} in {parts} parts: planned {planned / 2**20:.0f} MiB, measured {measured / 2**20:.0f} MiB")
     assert (parts > 1) == (memory > 0)
-    assert planned / 2 <= measured <= planned
+    assert (planned - planning.WORK_SPACE) / 2 <= measured <= planned
     if memory:
         assert measured <= memory * 2**20

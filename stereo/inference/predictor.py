@@ -136,7 +136,8 @@ class StereoPredictor:
         size = height, width
         if size not in self._traced:
             shape = (2, 3, *size)
-            traced = trace_bytes(self.model.predict_normalised, shape, device=self.device)
+            with self._autocast():
+                traced = trace_bytes(self.model.predict_normalised, shape, device=self.device)
             self._traced[size] = int(HEADROOM * (traced + 4 * math.prod(shape))) + WORK_SPACE
         return self._traced[size]
 
@@ -204,13 +205,15 @@ class StereoPredictor:
         """Statistics are those of the whole images whatever the plan, so that bands equal them."""
         height, width = left.shape[:2]
         maps = np.empty((3, plan.rows[-1].stop, plan.columns[-1].stop), np.float32)
-        low = torch.autocast(self.device.type, torch.bfloat16, enabled=self.precision == "bf16")
-        with torch.inference_mode(), low:
+        with torch.inference_mode(), self._autocast():
             images = self.model.normalise(*(self._prepare(image) for image in (left, right)))
             for rows in plan.rows:
                 for columns in plan.columns:
                     maps[:, rows.start : rows.stop, columns.start : columns.stop] = self._run_part(images, rows, columns)
         return DisparityMap(*(np.ascontiguousarray(x[:height, :width]) for x in maps))
+
+    def _autocast(self) -> torch.autocast:
+        return torch.autocast(self.device.type, torch.bfloat16, enabled=self.precision == "bf16")
 
     def _run_part(self, images: Tensor, rows: Span, columns: Span) -> np.ndarray:
         """images (2, 3, H, W) normalised -> disparity, occlusion, confidence (3, ., .) of what is kept of the part."""
