@@ -73,7 +73,7 @@ class SttrConfig(AttentionConfig):
 AnyModelConfig = ModelConfig | SttrConfig
 
 PRESETS: dict[str, AnyModelConfig] = {
-    "small": ModelConfig(matching="sparse", sharpen_channels=24),
+    "small": ModelConfig(matching="sparse", sharpen_channels=20),
     # For tests and for the smoke recipe: the same rooms, as narrow as they get.
     "tiny": ModelConfig(
         preset="tiny", channels=32, stem_channels=12, context_channels=32, layers=2, heads=2, topk=6, matching="sparse",

@@ -311,7 +311,7 @@ def test_positions_are_those_that_were_asked_for(attention: str):
         torch.manual_seed(5)
         model = build_model(replace(preset("tiny"), attention=attention, position=position)).eval()
         with torch.no_grad():
-            results[position] = model(left, right).disp
+            results[position] = model(left, right).disp_coarse  # before propagation evens out what a newborn network says
     assert (results["rotary"] - results["none"]).abs().max() > 1e-3
     assert (results["relative"] - results["none"]).abs().max() > 1e-3
     assert (results["relative"] - results["rotary"]).abs().max() > 1e-3

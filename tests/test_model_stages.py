@@ -263,11 +263,17 @@ def test_neighbours_by_a_slow_loop(dilation: int):
             assert torch.equal(found[:, :, row, column], x[:, rows][:, :, columns].flatten(1))
 
 
+def propagated(disp: Tensor, confidence: Tensor, logits: Tensor) -> tuple[Tensor, Tensor]:
+    """Where everything looks alike."""
+    nothing = torch.zeros(len(disp), 1, *disp.shape[1:])
+    return propagate(disp, confidence, logits, nothing, nothing, DILATIONS)
+
+
 def test_propagation_keeps_a_constant():
     logits = 3 * torch.randn(2, 9 * len(DILATIONS), 5, 40, generator=generator())
     confidence = torch.rand(2, 5, 40, generator=generator(1))
-    disp, carried = propagate(torch.full((2, 5, 40), 17.25), confidence, logits)
-    assert (disp - 17.25).abs().max() < 1e-4  # six sums of nine weights in float32
+    disp, carried = propagated(torch.full((2, 5, 40), 17.25), confidence, logits)
+    assert (disp - 17.25).abs().max() < 1e-4  # eight sums of nine weights in float32
     assert confidence.min() <= carried.min()
     assert carried.max() <= confidence.max() + 1e-6
 
@@ -276,7 +282,7 @@ def test_propagation_fills_a_hole_from_confident_neighbours():
     """Without any learned preference: a hole of 5 x 9 tokens, no confidence, in a wall at disparity 12."""
     disp, confidence = torch.full((1, 15, 31), 12.0), torch.ones(1, 15, 31)
     disp[:, 5:10, 11:20], confidence[:, 5:10, 11:20] = 90.0, 0.0
-    filled, carried = propagate(disp, confidence, torch.zeros(1, 9 * len(DILATIONS), 15, 31))
+    filled, carried = propagated(disp, confidence, torch.zeros(1, 9 * len(DILATIONS), 15, 31))
     # a neighbour without confidence weighs 1e-3 of a confident one: at most 8 * 1e-3 * 78 px, and the next steps dilute it
     assert (filled - 12).abs().max() < 0.7
     assert carried.min() > 0.9
@@ -285,10 +291,45 @@ def test_propagation_fills_a_hole_from_confident_neighbours():
 def test_propagation_never_leaves_the_range():
     disp = 50 * torch.rand(2, 6, 20, generator=generator())
     logits = 5 * torch.randn(2, 9 * len(DILATIONS), 6, 20, generator=generator(1))
-    found, _ = propagate(disp, torch.rand(2, 6, 20, generator=generator(2)), logits)
+    found, _ = propagated(disp, torch.rand(2, 6, 20, generator=generator(2)), logits)
     assert disp.min() - 1e-4 <= found.min()
     assert found.max() <= disp.max() + 1e-4
     assert (found - disp).abs().max() > 1
+
+
+def test_propagation_stays_on_its_side_of_an_edge():
+    """Two walls that look different, at disparities 12 and 40, meet in a strip where nothing is known."""
+    disp, confidence = torch.full((1, 9, 40), 12.0), torch.ones(1, 9, 40)
+    disp[:, :, 20:] = 40.0
+    disp[:, :, 16:24], confidence[:, :, 16:24] = 90.0, 0.0
+    likeness = torch.full((1, 1, 9, 40), 4.0)
+    likeness[..., 20:] = -4.0
+    filled, _ = propagate(disp, confidence, torch.zeros(1, 9 * len(DILATIONS), 9, 40), likeness, likeness, DILATIONS)
+    assert (filled[:, :, :20] - 12).abs().max() < 0.7
+    assert (filled[:, :, 20:] - 40).abs().max() < 0.7
+    blurred, _ = propagated(disp, confidence, torch.zeros(1, 9 * len(DILATIONS), 9, 40))
+    assert (blurred[:, :, 19] - 12).min() > 5  # what likeness is for
+
+
+def test_propagation_equals_a_slow_loop():
+    B, h, w, d, dilations = 2, 4, 7, 3, (2, 1)
+    disp, confidence = torch.rand(2, B, h, w, generator=generator()).double().unbind()
+    logits = torch.randn(B, 9 * len(dilations), h, w, generator=generator(1)).double()
+    q, k = torch.randn(2, B, d, h, w, generator=generator(2)).double().unbind()
+    found = propagate(disp, confidence, logits, q, k, dilations)
+    for step, dilation in enumerate(dilations):
+        before, carried = disp.clone(), confidence.clone()
+        for b, y, x in np.ndindex(B, h, w):
+            weights, there = [], []
+            for n, (dy, dx) in enumerate((dy, dx) for dy in (-dilation, 0, dilation) for dx in (-dilation, 0, dilation)):
+                at = b, min(max(y + dy, 0), h - 1), min(max(x + dx, 0), w - 1)
+                alike = sum(float(q[b, c, y, x] * k[b, c, at[1], at[2]]) for c in range(d))
+                weights.append((float(carried[at]) + 1e-3) * math.exp(float(logits[b, 9 * step + n, y, x]) + alike))
+                there.append(at)
+            total = sum(weights)
+            disp[b, y, x] = sum(weight * float(before[at]) for weight, at in zip(weights, there, strict=True)) / total
+            confidence[b, y, x] = sum(weight * float(carried[at]) for weight, at in zip(weights, there, strict=True)) / total
+    torch.testing.assert_close(found, (disp, confidence), atol=1e-12, rtol=1e-12)
 
 
 @pytest.mark.parametrize("kernel", ["reference", "matmul"])
@@ -350,12 +391,13 @@ def test_upsampling_puts_every_choice_in_its_place():
 
 
 def test_sharpening_begins_as_plain_upsampling():
-    """No correction yet: the disparity within its neighbourhood, doubled, and each doubt handed on to its four pixels."""
+    """No correction yet: a disparity from around there, doubled, and each doubt handed on to its four pixels."""
     sharpen = Sharpen(channels=16, stem=8, width=8, kernel="reference")
-    left, right = torch.randn(2, 2, 8, 6, 20, generator=generator()).unbind()
-    disp, occlusion, confidence = torch.rand(3, 2, 6, 20, generator=generator(1)).unbind()
-    found = sharpen(Maps(9 + disp, occlusion, confidence), torch.randn(2, 16, 3, 10, generator=generator(2)), left, right)
-    low, high = (pool(9 + disp) for pool in (lambda x: neighbours(x).amin(dim=1), lambda x: neighbours(x).amax(dim=1)))
+    left, right = torch.randn(2, 2, 8, 10, 40, generator=generator()).unbind()
+    disp, occlusion, confidence = torch.rand(3, 2, 10, 40, generator=generator(1)).unbind()
+    found = sharpen(Maps(9 + disp, occlusion, confidence), torch.randn(2, 16, 5, 20, generator=generator(2)), left, right)
+    reach = 1 + sum(sharpen.spread.dilations)
+    low, high = (sign * F.max_pool2d(sign * (9 + disp), 2 * reach + 1, 1, reach) for sign in (-1, 1))
     for y, x in np.ndindex(2, 2):
         assert (found.disp[:, y::2, x::2] >= 2 * low - 1e-4).all()
         assert (found.disp[:, y::2, x::2] <= 2 * high + 1e-4).all()

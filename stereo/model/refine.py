@@ -6,6 +6,7 @@ convolutions see are differences of disparities in tokens, so a narrow training 
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import NamedTuple
 
 import torch
@@ -17,7 +18,8 @@ from stereo.model.backbone import STRIDE
 from stereo.model.layers import ConvNorm, ResidualBlock
 from stereo.types import Transport
 
-DILATIONS = (1, 4, 8, 4, 2, 1)  # of the propagation steps: together they carry a disparity across 20 tokens
+DILATIONS = (1, 4, 8, 16, 8, 4, 2, 1)  # of the propagation steps: together they carry a disparity across 44 tokens
+LIKENESS = 8  # channels by which two positions are compared
 SEARCH = 4  # tokens on either side of the current disparity at which the match is looked at again
 BLURS = (3, 9, 27)  # windows, in tokens, whose confidence-weighted means a disparity is compared with
 
@@ -30,24 +32,36 @@ class Maps(NamedTuple):
     confidence: Tensor
 
 
-def neighbours(x: Tensor, dilation: int = 1) -> Tensor:
-    """(B, h, w) -> (B, 9, h, w): the 3x3 neighbourhood of every position, edges replicated."""
+def windows(x: Tensor, dilation: int = 1) -> list[Tensor]:
+    """(..., h, w) -> nine of these: what every position of its 3x3 neighbourhood holds, row by row, edges replicated."""
     h, w = x.shape[-2:]
     # Put together by hand: torch.compile cannot follow F.pad's "replicate" behind a pixel_shuffle.
-    wide = torch.cat([x[:, :, :1].expand(-1, -1, dilation), x, x[:, :, -1:].expand(-1, -1, dilation)], dim=2)
-    padded = torch.cat([wide[:, :1].expand(-1, dilation, -1), wide, wide[:, -1:].expand(-1, dilation, -1)], dim=1)
+    left, right = (side.expand(*x.shape[:-1], dilation) for side in (x[..., :1], x[..., -1:]))
+    wide = torch.cat([left, x, right], dim=-1)
+    above, below = (side.expand(*x.shape[:-2], dilation, wide.shape[-1]) for side in (wide[..., :1, :], wide[..., -1:, :]))
+    padded = torch.cat([above, wide, below], dim=-2)
     steps = (0, dilation, 2 * dilation)
-    return torch.stack([padded[:, dy : dy + h, dx : dx + w] for dy in steps for dx in steps], dim=1)
+    return [padded[..., dy : dy + h, dx : dx + w] for dy in steps for dx in steps]
 
 
-def propagate(disp: Tensor, confidence: Tensor, logits: Tensor) -> tuple[Tensor, Tensor]:
-    """Replace every disparity by a convex combination of its neighbours', the confident ones first.
+def neighbours(x: Tensor, dilation: int = 1) -> Tensor:
+    """(B, h, w) -> (B, 9, h, w): ``windows`` in one."""
+    return torch.stack(windows(x, dilation), dim=1)
 
-    disp, confidence (B, h, w); logits (B, 9 * steps, h, w) -> disparity and confidence carried along, (B, h, w) each.
+
+def propagate(
+    disp: Tensor, confidence: Tensor, logits: Tensor, q: Tensor, k: Tensor, dilations: Sequence[int]
+) -> tuple[Tensor, Tensor]:
+    """Replace every disparity by a convex combination of its neighbours', those first that are confident and look alike.
+
+    disp, confidence (B, h, w); logits (B, 9 * steps, h, w), a step for each of ``dilations``; q, k (B, d, h, w): how much
+    alike two positions are is the product of one's q and the other's k, so that no step has to cross an edge it cannot see.
+    Returns the disparity and the confidence carried along, (B, h, w) each.
     """
-    for step, dilation in zip(logits.chunk(len(DILATIONS), dim=1), DILATIONS, strict=True):
+    for step, dilation in zip(logits.chunk(len(dilations), dim=1), dilations, strict=True):
         trust = neighbours(confidence, dilation)
-        weights = (step + torch.log(trust + 1e-3)).softmax(dim=1)
+        alike = torch.stack([(q * there).sum(dim=1) for there in windows(k, dilation)], dim=1)
+        weights = (step + alike + torch.log(trust + 1e-3)).softmax(dim=1)
         disp = (weights * neighbours(disp, dilation)).sum(dim=1)
         confidence = (weights * trust).sum(dim=1)
     return disp, confidence
@@ -120,6 +134,19 @@ def zeroed(conv: nn.Conv2d) -> nn.Conv2d:
     return conv
 
 
+class Propagation(nn.Module):
+    """``propagate`` with logits and likeness read from features of so many ``channels``."""
+
+    def __init__(self, channels: int, dilations: Sequence[int], hidden: bool):
+        super().__init__()
+        self.dilations = dilations
+        self.head = head(channels, 9 * len(dilations) + 2 * LIKENESS, hidden)
+
+    def forward(self, disp: Tensor, confidence: Tensor, features: Tensor) -> tuple[Tensor, Tensor]:
+        logits, q, k = self.head(features).float().split([9 * len(self.dilations), LIKENESS, LIKENESS], dim=1)
+        return propagate(disp, confidence, logits, q * LIKENESS**-0.5, k, self.dilations)
+
+
 class Refine(nn.Module):
     """Fill what has no match, correct what has one, upsample ``factor`` times, and say how sure each pixel is.
 
@@ -131,7 +158,7 @@ class Refine(nn.Module):
         self.factor, self.kernel = factor, kernel
         known, last = evidence_channels(groups=1), factor == STRIDE
         self.context = ConvNorm(2 * channels + known, channels, kernel=1)
-        self.spread = head(channels, 9 * len(DILATIONS), hidden=True)
+        self.spread = Propagation(channels, DILATIONS, hidden=True)
         self.adjust = ConvNorm(channels + known, channels, kernel=1)
         self.trunk = nn.Sequential(ResidualBlock(channels), ResidualBlock(channels, dilation=2))
         self.residual = zeroed(nn.Conv2d(channels, 1, 3, padding=1))
@@ -148,7 +175,7 @@ class Refine(nn.Module):
         q, k = q[:, :, :, None], k[:, :, :, None]  # one group
         look = evidence(local_scores(q, k, disp.detach(), self.kernel), disp, window_mass, transport.dustbin)
         context = self.context(torch.cat([features, tokens.permute(0, 3, 1, 2), look], dim=1))
-        disp, trust = propagate(disp, window_mass, self.spread(context).float())
+        disp, trust = self.spread(disp, window_mass, context)
 
         look = evidence(local_scores(q, k, disp.detach(), self.kernel), disp, trust, transport.dustbin)
         context = self.trunk(self.adjust(torch.cat([context, look], dim=1)))

@@ -12,9 +12,10 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from stereo.model.layers import ConvNorm, ResidualBlock
-from stereo.model.refine import Maps, convex_upsample, evidence, evidence_channels, local_scores, zeroed
+from stereo.model.refine import Maps, Propagation, convex_upsample, evidence, evidence_channels, local_scores, zeroed
 
 FACTOR = 2  # from half resolution to full
+DILATIONS = (4, 2, 1)  # of propagation: what straddles an edge finds its side
 GROUPS, DEPTH = 2, 8  # of the features that are compared: each group of channels has a say of its own
 
 
@@ -26,6 +27,7 @@ class Sharpen(nn.Module):
         self.kernel = kernel
         self.describe = nn.Conv2d(stem, GROUPS * DEPTH, 3, padding=1)
         self.context = nn.Conv2d(channels, width, 1)
+        self.spread = Propagation(stem + width, DILATIONS, hidden=False)
         self.mix = ConvNorm(stem + width + evidence_channels(GROUPS), width, kernel=1)
         self.trunk = ResidualBlock(width)
         self.residual = zeroed(nn.Conv2d(width, 1, 3, padding=1))
@@ -34,12 +36,14 @@ class Sharpen(nn.Module):
 
     def forward(self, maps: Maps, context: Tensor, left: Tensor, right: Tensor) -> Maps:
         """maps (B, h, w) at half resolution; context (B, C, h/2, w/2); left, right (B, stem, h, w) -> maps (B, 2h, 2w)."""
-        scores = local_scores(self.described(left), self.described(right), maps.disp.detach(), self.kernel)
-        look = evidence(scores, maps.disp, maps.confidence.sigmoid(), maps.occlusion.sigmoid())
         context = F.interpolate(self.context(context), scale_factor=2.0, mode="bilinear", align_corners=False)
-        context = self.trunk(self.mix(torch.cat([left, context, look], dim=1)))
+        context = torch.cat([left, context], dim=1)
+        disp, trust = self.spread(maps.disp, maps.confidence.sigmoid(), context)
 
-        disp = maps.disp + self.residual(context).float()[:, 0]
+        scores = local_scores(self.described(left), self.described(right), disp.detach(), self.kernel)
+        look = evidence(scores, disp, trust, maps.occlusion.sigmoid())
+        context = self.trunk(self.mix(torch.cat([context, look], dim=1)))
+        disp = disp + self.residual(context).float()[:, 0]
         fine = convex_upsample(disp, self.mask(context).float(), FACTOR).clamp(min=0)
         doubt = torch.stack([maps.occlusion, maps.confidence], dim=1)[:, :, None]
         doubt = doubt + self.doubt(context).float().unflatten(1, (2, FACTOR**2))
