@@ -7,11 +7,9 @@ figure depends on a batch, on who reads ahead, or on which process scored it.
 from __future__ import annotations
 
 import hashlib
-import platform
 import time
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any, Protocol
 
 import numpy as np
@@ -150,14 +148,3 @@ def _shared_out(
             raise part
         found |= part
     return found
-
-
-def cpu_name() -> str:
-    """The processor's name as the system tells it; on Linux platform.processor() is often empty."""
-    try:
-        for line in Path("/proc/cpuinfo").read_text(encoding="utf-8").splitlines():
-            if line.startswith("model name"):
-                return line.partition(":")[2].strip()
-    except OSError:
-        pass
-    return platform.processor() or platform.machine()
