@@ -9,6 +9,7 @@ from __future__ import annotations
 import hashlib
 import time
 from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any, Protocol
 
@@ -104,9 +105,11 @@ def evaluate(
     def score(mine: Sequence[int]) -> dict[int, dict[str, Any]]:
         rows = {}
         hidden = None if progress else True
-        bar = tqdm(read(samples, mine), desc="evaluate", total=len(mine), unit="pair", disable=hidden)
-        for index, sample in zip(mine, bar, strict=True):
-            rows[index], result = _predict_and_score(predict, sample, protocol)
+        predicted = _predicted(predict, read(samples, mine))
+        bar = tqdm(predicted, desc="evaluate", total=len(mine), unit="pair", disable=hidden)
+        for index, (sample, result, seconds) in zip(mine, bar, strict=True):
+            with _named(sample):
+                rows[index] = score_image(sample, result, seconds, protocol)
             if on_image:
                 on_image(index, sample, result, rows[index])
         return rows
@@ -119,16 +122,29 @@ def evaluate(
     return Report(rows, summary, data_sha256, protocol, len(samples))
 
 
-def _predict_and_score(
-    predict: Predict | ByName, sample: Sample, protocol: ScoringProtocol
-) -> tuple[dict[str, Any], DisparityMap | StoredMap]:
-    """The image's row, and what was predicted. Raises InputError that names the image."""
+def _predicted(
+    predict: Predict | ByName, samples: Iterator[Sample]
+) -> Iterator[tuple[Sample, DisparityMap | StoredMap, float]]:
+    """Each sample, what was predicted, and the seconds that took. Raises InputError that names the image."""
+    coming = next(samples, None)
+    while coming is not None:
+        sample = coming
+        with _named(sample):
+            run = predict.choose(sample.name) if isinstance(predict, ByName) else predict
+            start = time.perf_counter()
+            result = run(sample.left, sample.right)
+            seconds = time.perf_counter() - start
+        # Whoever reads ahead starts on another sample when one is taken: here, to do that beside the scoring on one core and
+        # not beside the network, which has all of them.
+        coming = next(samples, None)
+        yield sample, result, seconds
+
+
+@contextmanager
+def _named(sample: Sample) -> Iterator[None]:
+    """Have an InputError name the image."""
     try:
-        run = predict.choose(sample.name) if isinstance(predict, ByName) else predict
-        start = time.perf_counter()
-        result = run(sample.left, sample.right)
-        seconds = time.perf_counter() - start
-        return score_image(sample, result, seconds, protocol), result
+        yield
     except InputError as error:
         raise InputError(f"{sample.name}: {error}") from error
 
