@@ -136,8 +136,14 @@ def _predicted(
             seconds = time.perf_counter() - start
         # Whoever reads ahead starts on another sample when one is taken: here, to do that beside the scoring on one core and
         # not beside the network, which has all of them.
-        coming = next(samples, None)
+        broken = None
+        try:
+            coming = next(samples, None)
+        except InputError as error:
+            broken = error
         yield sample, result, seconds
+        if broken:  # only now, when what was predicted is scored
+            raise broken
 
 
 @contextmanager
