@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator, Sequence
 
 from datasets.base import StereoDataset
+from datasets.handover import Parcel, pack, unpack
 from datasets.workers import Numbered, ordered_items
 from stereo.types import InputError, Sample
 
@@ -15,7 +16,8 @@ def read_ahead(samples: StereoDataset, indices: Sequence[int], workers: int) -> 
     Processes, not threads: decoding takes the standard error of its process for itself, and logs of others would be lost.
     Raises InputError for a sample that cannot be read.
     """
-    for found in ordered_items(_Chosen(samples, indices), workers):
+    for made in ordered_items(_Chosen(samples, indices, workers > 0), workers):
+        found = unpack(made)
         if isinstance(found, InputError):
             raise found
         yield found
@@ -24,8 +26,8 @@ def read_ahead(samples: StereoDataset, indices: Sequence[int], workers: int) -> 
 class _Chosen(Numbered):
     """What cannot be read is handed over as the error: raised in a worker it would come wrapped in a traceback."""
 
-    def __init__(self, samples: StereoDataset, indices: Sequence[int]) -> None:
-        self.samples, self.indices = samples, indices
+    def __init__(self, samples: StereoDataset, indices: Sequence[int], packed: bool) -> None:
+        self.samples, self.indices, self.packed = samples, indices, packed
 
     def __len__(self) -> int:
         return len(self.indices)
@@ -33,8 +35,9 @@ class _Chosen(Numbered):
     def described(self, item: int) -> str:
         return self.samples.names[self.indices[item]]
 
-    def __getitem__(self, item: int) -> Sample | InputError:
+    def __getitem__(self, item: int) -> Sample | Parcel | InputError:
         try:
-            return self.samples[self.indices[item]]
+            sample = self.samples[self.indices[item]]
+            return pack(sample) if self.packed else sample
         except InputError as error:
             return error

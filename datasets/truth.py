@@ -75,11 +75,11 @@ def read_mask(path: Path, size: tuple[int, ...]) -> np.ndarray:
 
     Raises InputError for a damaged file, another size, or a third value (Middlebury's masks have 128, and mean the opposite).
     """
-    mask = read_image(path)[..., 0]
+    mask = np.ascontiguousarray(read_image(path)[..., 0])
     check_size(path, mask.shape, size)
-    other = np.setdiff1d(mask, (0, 255))
+    other = mask[(mask != 0) & (mask != 255)]
     if other.size:
-        raise InputError(f"'{path}' holds the value {other[0]}; expected only 0 (visible) and 255 (occluded)")
+        raise InputError(f"'{path}' holds the value {other.min()}; expected only 0 (visible) and 255 (occluded)")
     return mask == 255
 
 

@@ -28,7 +28,8 @@ from datasets.procedural.dataset import GeneratedDataset
 from datasets.reading import read_ahead
 from stereo import StereoPredictor, load_model
 from stereo.checkpoint import default_weights
-from stereo.engine.evaluate import cpu_name, evaluate
+from stereo.engine.evaluate import evaluate
+from stereo.engine.machine import cpu_name
 from stereo.engine.memory import keep_freed_memory
 from stereo.image_io import atomic_write, write_image, write_pfm
 from stereo.types import Sample

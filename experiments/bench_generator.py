@@ -29,7 +29,7 @@ from datasets.procedural.shots import SCENES_PER_BANK, draw_shot
 from datasets.procedural.stack import Stack, stack_shots
 from datasets.procedural.textures import texture_bank
 from stereo.config import DataConfig
-from stereo.engine.evaluate import cpu_name
+from stereo.engine.machine import cpu_name
 from stereo.image_io import atomic_write
 
 WARM = 4  # batches that are not timed

@@ -27,8 +27,8 @@ from stereo import StereoPredictor, build_model
 from stereo.attention import build_attention
 from stereo.attention.position import RelativeTerms, relative_sine
 from stereo.config import PRESETS, load_recipe
-from stereo.engine.evaluate import cpu_name
 from stereo.engine.learner import Learner
+from stereo.engine.machine import cpu_name
 from stereo.engine.memory import keep_freed_memory
 from stereo.image_io import atomic_write
 from stereo.inference.sgbm import SgbmPredictor

@@ -24,7 +24,7 @@ from experiments.study import SCORES, format_columns, mean_and_spread, run_all
 from stereo.attention import ATTENTION
 from stereo.config import Recipe, load_recipe
 from stereo.engine.bench import Case, Limits, count_case, measure_case
-from stereo.engine.evaluate import cpu_name
+from stereo.engine.machine import cpu_name
 from stereo.image_io import atomic_write
 from stereo.version import __version__
 

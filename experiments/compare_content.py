@@ -18,7 +18,7 @@ import torch
 
 from experiments.study import REPORT_ONLY, SCORES, format_columns, mean_and_spread, run_all
 from stereo.config import ContentConfig, Recipe, load_recipe
-from stereo.engine.evaluate import cpu_name
+from stereo.engine.machine import cpu_name
 from stereo.image_io import atomic_write
 from stereo.version import __version__
 

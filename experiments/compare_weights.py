@@ -15,7 +15,8 @@ from datasets.base import open_dataset
 from experiments.study import SCORES, format_columns
 from stereo import StereoPredictor
 from stereo.checkpoint import load_model
-from stereo.engine.evaluate import cpu_name, evaluate
+from stereo.engine.evaluate import evaluate
+from stereo.engine.machine import cpu_name
 from stereo.engine.memory import keep_freed_memory
 from stereo.image_io import atomic_write
 from stereo.version import __version__

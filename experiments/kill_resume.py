@@ -24,7 +24,7 @@ from typing import Any
 import torch
 
 from stereo.checkpoint import load_state
-from stereo.engine.evaluate import cpu_name
+from stereo.engine.machine import cpu_name
 from stereo.engine.run_dir import LEFT_BEHIND
 from stereo.image_io import atomic_write
 from stereo.version import __version__

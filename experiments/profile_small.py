@@ -20,7 +20,7 @@ from torch.profiler import ProfilerActivity, profile
 
 from experiments.bench_speed import HERE, training_cases
 from stereo import StereoPredictor, build_model
-from stereo.engine.evaluate import cpu_name
+from stereo.engine.machine import cpu_name
 from stereo.engine.memory import keep_freed_memory
 from stereo.image_io import atomic_write
 from stereo.version import __version__

@@ -18,7 +18,7 @@ from experiments.study import mean_and_spread
 from stereo import StereoPredictor, load_model
 from stereo.cli.demo import DEMO_SEED, DEMO_SIZE
 from stereo.config import PRESETS
-from stereo.engine.evaluate import cpu_name
+from stereo.engine.machine import cpu_name
 from stereo.image_io import atomic_write, write_image
 from stereo.report.colour import colour_disparity, colour_error, robust_range, with_legend
 from stereo.report.figures import panel

@@ -19,7 +19,8 @@ import torch
 from datasets.pairs import PairsDataset
 from stereo import StereoPredictor, load_model
 from stereo.checkpoint import default_weights
-from stereo.engine.evaluate import ByName, Report, cpu_name, evaluate
+from stereo.engine.evaluate import ByName, Report, evaluate
+from stereo.engine.machine import cpu_name
 from stereo.engine.memory import keep_freed_memory
 from stereo.engine.result_files import format_table
 from stereo.image_io import atomic_write

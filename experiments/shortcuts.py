@@ -22,7 +22,8 @@ from experiments.study import SCORES, format_columns
 from stereo import StereoPredictor, build_model
 from stereo.checkpoint import default_weights, load_model
 from stereo.config import ModelConfig
-from stereo.engine.evaluate import cpu_name, evaluate
+from stereo.engine.evaluate import evaluate
+from stereo.engine.machine import cpu_name
 from stereo.engine.memory import keep_freed_memory
 from stereo.image_io import atomic_write
 from stereo.version import __version__

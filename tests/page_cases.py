@@ -42,9 +42,10 @@ def sample(name: str, offset: float, occluded: bool = True) -> tuple[Sample, Dis
 
 
 def evaluated(pairs: list[tuple[Sample, DisparityMap]], **limits: Any) -> tuple[EvaluationPage, Report, dict[str, Any]]:
-    """The page that has seen ``pairs``, their report and a card."""
+    """The page that has seen ``pairs``, their report and a card. ``limits`` are those of EvaluationPage."""
     page, results = EvaluationPage(**limits), iter(result for _, result in pairs)
-    report = evaluate(lambda left, right: next(results), [made for made, _ in pairs], progress=False, on_image=page.add)
+    samples = [made for made, _ in pairs]
+    report = evaluate(lambda left, right: next(results), samples, False, protocol=page.protocol, on_image=page.add)
     return page, report, CARD
 
 
@@ -109,7 +110,7 @@ def check_self_contained(text: str) -> PageReader:
         assert not attributes.get("href", "").startswith("#") or attributes["href"][1:] in ids
     policy = next(a["content"] for a in page.all("meta") if a.get("http-equiv") == "Content-Security-Policy")
     assert policy.startswith("default-src 'none'; img-src data:;") and "unsafe" not in policy
-    code = [data for data in page.text("script") if not data.startswith(("{", "[")) or data.lstrip().startswith('{\n')]
+    code = [data for data in page.text("script") if not data.startswith(("{", "[")) or data.lstrip().startswith("{\n")]
     assert len(code) == 1
     for part in (code[0], *page.text("style")):
         assert base64.b64encode(hashlib.sha256(part.encode()).digest()).decode() in policy

@@ -48,6 +48,17 @@ def test_equals_the_definition_as_a_loop(count: int):
     assert scores["bad3_kept80"] == pytest.approx(100 * sum(e > 3 for _, e in surest) / kept, abs=1e-9)
 
 
+def test_confidences_that_differ_in_their_last_bits_only():
+    rng = np.random.default_rng(5)
+    error, last = rng.gamma(0.5, 4.0, 5000), rng.permutation(5000).astype(np.uint32)
+    confidence = (np.float32(0.5).view(np.uint32) + last).view(np.float32)
+    scores = confidence_scores(error, confidence)
+    risks = risks_by_loop(error.tolist(), confidence.tolist())
+    for coverage in range(10, 101, 10):
+        assert scores[f"risk_{coverage}"] == pytest.approx(risks[coverage - 1], rel=1e-12)
+    assert scores["bad3_kept80"] == pytest.approx(100 * np.mean(error[last >= 1000] > 3), rel=1e-12)
+
+
 def test_counted_by_hand():
     scores = confidence_scores(np.array([0.0, 8.0, 4.0, 0.0, 2.0]), np.array([0.9, 0.8, 0.3, 0.2, 0.1], np.float32))
     # One to five pixels kept: 0, 4, 4, 3, 2.8 px; the oracle keeps 0, 0, 2, 4, 8: 0, 0, 2/3, 1.5, 2.8. Each for 20 coverages.

@@ -16,6 +16,7 @@ import pytest
 from page_cases import CARD, HOSTILE, H, PageReader, W, check_self_contained, evaluated, hostile_page, sample
 
 from stereo.cli import main
+from stereo.engine.protocols import CustomProtocol
 from stereo.image_io import write_image, write_pfm
 from stereo.report.colour import INFERNO, TURBO, UNKNOWN, colour_disparity
 from stereo.report.evaluation_page import EDGES, PICTURE_BYTES, EvaluationPage, error_histogram
@@ -115,11 +116,22 @@ def test_histogram_counts_visible_and_occluded_pixels_apart():
     assert page.counts["visible"].tolist() == [0, H * (W - 8), 0, 0, 0, H * (W - 8), 0, 0, 0]
     assert page.counts["occluded"].tolist() == [0, H * 8, 0, 0, 0, H * 8, 0, 0, 0]
     read = check_self_contained(page.html(report, card))
-    assert f"Errors of {2 * H * W:,} pixels" in read.text("h2")
+    assert f"Errors of {2 * H * W:,} scored pixels" in read.text("h2")
     bars = {name: [float(bar["height"]) for bar in read.all("rect", class_=name)] for name in ("visible", "occluded")}
     # Equal shares, the highest bar 150 units high: an eighth of each stack is occluded.
     assert bars["visible"] == pytest.approx([0, 131.25, 0, 0, 0, 131.25, 0, 0, 0], abs=0.01)
     assert bars["occluded"] == pytest.approx([0, 18.75, 0, 0, 0, 18.75, 0, 0, 0], abs=0.01)
+
+
+def test_histogram_counts_what_the_protocol_scores():
+    limited = CustomProtocol(crop=(2, 3, 4, 5), above=9).protocol()
+    page, report, _ = evaluated([sample("a", 0.4)], protocol=limited)
+    # The crop takes 5 rows and 9 columns, 4 of which are among the 8 that are occluded.
+    assert page.counts["visible"].tolist() == [0, (H - 5) * (W - 13), 0, 0, 0, 0, 0, 0, 0]
+    assert page.counts["occluded"].tolist() == [0, (H - 5) * 4, 0, 0, 0, 0, 0, 0, 0]
+    assert sum(count.sum() for count in page.counts.values()) == report.summary["count_all"]
+    page, report, card = evaluated([sample("a", 0.4)], protocol=CustomProtocol(below=10).protocol())  # the truth is 10 px
+    assert "No pixel was scored" in page.html(report, card)
 
 
 def test_table_lists_every_image_worst_first_with_every_figure():

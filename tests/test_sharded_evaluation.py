@@ -70,4 +70,6 @@ def test_what_one_process_cannot_read_ends_all_of_them(outputs: dict[int, Path],
     done = run("--data", "generated:7:5:32x64", "--pred", str(tmp_path), processes=2)
     assert done.returncode != 0
     said = [line for line in done.stderr.splitlines() if line.startswith("error: generated:7/000003: ")]
-    assert len(said) == 2 and "000003.disp.pfm" in said[0]  # the other process does not wait for ever
+    # Both processes know the failure, but torchrun may end the second before it has told of it. Neither waits for ever:
+    # `run` has a limit of time.
+    assert said and all("000003.disp.pfm" in line for line in said)

@@ -9,7 +9,7 @@ from typing import Any
 
 from datasets.procedural.dataset import render_sample
 from stereo.cli.shared import add_device, add_precision, add_weights, load_predictor, make_folder, say
-from stereo.engine.evaluate import cpu_name
+from stereo.engine.machine import cpu_name
 from stereo.image_io import write_image
 from stereo.inference.outputs import write_maps
 from stereo.metrics import disparity_errors, occlusion_scores, region_masks

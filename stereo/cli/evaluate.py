@@ -106,7 +106,7 @@ class _Evaluation:
     def score(self, title: str, predict: Predict | ByName, facts: dict[str, Any] | None = None, **options: Any) -> None:
         """Evaluate, print, and write; ``facts`` go into the card, ``options`` to evaluate."""
         first = rank() == 0
-        page = EvaluationPage() if self.page else None
+        page = EvaluationPage(self.protocol) if self.page else None
         watchers = [*([page.add] if page else []), *self._watchers(title)]
 
         def on_image(*image: Any) -> None:

@@ -16,8 +16,9 @@ from stereo.checkpoint import load_state, save_weights
 from stereo.cli.shared import add_device, make_folder, positive, say
 from stereo.config import Recipe, load_recipe, to_dict
 from stereo.engine.distributed import everyones, from_first, joined, rank, restarts, world_size
-from stereo.engine.evaluate import cpu_name, evaluate
+from stereo.engine.evaluate import evaluate
 from stereo.engine.fit import fit
+from stereo.engine.machine import cpu_name
 from stereo.engine.memory import keep_freed_memory
 from stereo.inference.predictor import StereoPredictor
 from stereo.model.build import Network, build_model

@@ -26,7 +26,7 @@ from stereo.attention import ATTENTION, build_attention, options_of
 from stereo.config import PRESETS, near_matches, preset
 from stereo.engine import count
 from stereo.engine.count import count_forward
-from stereo.engine.evaluate import cpu_name
+from stereo.engine.machine import cpu_name
 from stereo.engine.memory import free_bytes, keep_freed_memory
 from stereo.image_io import atomic_write
 from stereo.kernels import ON_A_CPU

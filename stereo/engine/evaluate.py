@@ -7,11 +7,10 @@ figure depends on a batch, on who reads ahead, or on which process scored it.
 from __future__ import annotations
 
 import hashlib
-import platform
 import time
 from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any, Protocol
 
 import numpy as np
@@ -106,9 +105,11 @@ def evaluate(
     def score(mine: Sequence[int]) -> dict[int, dict[str, Any]]:
         rows = {}
         hidden = None if progress else True
-        bar = tqdm(read(samples, mine), desc="evaluate", total=len(mine), unit="pair", disable=hidden)
-        for index, sample in zip(mine, bar, strict=True):
-            rows[index], result = _predict_and_score(predict, sample, protocol)
+        predicted = _predicted(predict, read(samples, mine))
+        bar = tqdm(predicted, desc="evaluate", total=len(mine), unit="pair", disable=hidden)
+        for index, (sample, result, seconds) in zip(mine, bar, strict=True):
+            with _named(sample):
+                rows[index] = score_image(sample, result, seconds, protocol)
             if on_image:
                 on_image(index, sample, result, rows[index])
         return rows
@@ -121,16 +122,35 @@ def evaluate(
     return Report(rows, summary, data_sha256, protocol, len(samples))
 
 
-def _predict_and_score(
-    predict: Predict | ByName, sample: Sample, protocol: ScoringProtocol
-) -> tuple[dict[str, Any], DisparityMap | StoredMap]:
-    """The image's row, and what was predicted. Raises InputError that names the image."""
+def _predicted(
+    predict: Predict | ByName, samples: Iterator[Sample]
+) -> Iterator[tuple[Sample, DisparityMap | StoredMap, float]]:
+    """Each sample, what was predicted, and the seconds that took. Raises InputError that names the image."""
+    coming = next(samples, None)
+    while coming is not None:
+        sample = coming
+        with _named(sample):
+            run = predict.choose(sample.name) if isinstance(predict, ByName) else predict
+            start = time.perf_counter()
+            result = run(sample.left, sample.right)
+            seconds = time.perf_counter() - start
+        # Whoever reads ahead starts on another sample when one is taken: here, to do that beside the scoring on one core and
+        # not beside the network, which has all of them.
+        broken = None
+        try:
+            coming = next(samples, None)
+        except InputError as error:
+            broken = error
+        yield sample, result, seconds
+        if broken:  # only now, when what was predicted is scored
+            raise broken
+
+
+@contextmanager
+def _named(sample: Sample) -> Iterator[None]:
+    """Have an InputError name the image."""
     try:
-        run = predict.choose(sample.name) if isinstance(predict, ByName) else predict
-        start = time.perf_counter()
-        result = run(sample.left, sample.right)
-        seconds = time.perf_counter() - start
-        return score_image(sample, result, seconds, protocol), result
+        yield
     except InputError as error:
         raise InputError(f"{sample.name}: {error}") from error
 
@@ -150,14 +170,3 @@ def _shared_out(
             raise part
         found |= part
     return found
-
-
-def cpu_name() -> str:
-    """The processor's name as the system tells it; on Linux platform.processor() is often empty."""
-    try:
-        for line in Path("/proc/cpuinfo").read_text(encoding="utf-8").splitlines():
-            if line.startswith("model name"):
-                return line.partition(":")[2].strip()
-    except OSError:
-        pass
-    return platform.processor() or platform.machine()

@@ -15,7 +15,8 @@ import cv2
 import numpy as np
 import torch
 
-from stereo.engine.evaluate import Report, cpu_name
+from stereo.engine.evaluate import Report
+from stereo.engine.machine import cpu_name
 from stereo.engine.protocols import DEFAULT
 from stereo.image_io import atomic_write
 from stereo.metrics import BINS, REGIONS, bad_name, unit_of

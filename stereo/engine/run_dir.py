@@ -33,7 +33,7 @@ import torch
 from stereo.checkpoint import load_state, save_state
 from stereo.config import Recipe, to_dict
 from stereo.engine.distributed import rank, world_size
-from stereo.engine.evaluate import cpu_name
+from stereo.engine.machine import cpu_name
 from stereo.image_io import atomic_write, write_image
 from stereo.types import InputError
 from stereo.version import __version__

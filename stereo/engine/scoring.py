@@ -20,7 +20,7 @@ def hash_sample(sample: Sample) -> str:
     for array in (sample.left, sample.right, sample.disp, sample.valid, sample.occluded):
         # The shape as well: 2x3 and 3x2 of the same bytes are different data, and so are a mask and no mask.
         digest.update(repr(None if array is None else (array.shape, array.dtype.str)).encode())
-        digest.update(b"" if array is None else np.ascontiguousarray(array).tobytes())
+        digest.update(b"" if array is None else np.ascontiguousarray(array).data)
     return digest.hexdigest()
 
 

@@ -59,12 +59,13 @@ def _wrong(error: np.ndarray, reference: np.ndarray, thresholds: Sequence[float]
     return bad | {"d1": (error > 3) & (error > 0.05 * reference)}
 
 
-def _figures(error: np.ndarray, wrong: Mapping[str, np.ndarray], distribution: bool) -> dict[str, Any]:
+def _figures(error: np.ndarray, wrong: Mapping[str, int], distribution: bool) -> dict[str, Any]:
+    """``wrong``: how many of the pixels are bad-x or D1."""
     if error.size == 0:
         names = ["epe", *wrong, *(["rms", *(f"a{q}" for q in QUANTILES)] if distribution else [])]
         return dict.fromkeys(names, math.nan) | {"count": 0}
     figures: dict[str, Any] = {"epe": float(error.mean())}
-    figures |= {name: 100.0 * (np.count_nonzero(flags) / error.size) for name, flags in wrong.items()}
+    figures |= {name: 100.0 * (count / error.size) for name, count in wrong.items()}
     if distribution:
         ranks = [-(-q * error.size // 100) - 1 for q in QUANTILES]
         ordered = np.partition(error, ranks)
@@ -88,7 +89,8 @@ def disparity_errors(
     An empty mask gives NaN and count 0. Raises InputError like ``absolute_errors``.
     """
     error, reference = absolute_errors(pred, truth, mask)
-    return _figures(error, _wrong(error, reference, thresholds), distribution)
+    wrong = {name: int(np.count_nonzero(flags)) for name, flags in _wrong(error, reference, thresholds).items()}
+    return _figures(error, wrong, distribution)
 
 
 def region_errors(
@@ -106,9 +108,9 @@ def region_errors(
     wrong = _wrong(error, reference, thresholds)
     row: dict[str, Any] = {}
     for region, mask in masks.items():
-        everything = mask.all()  # selecting all pixels would only copy them
-        chosen = wrong if everything else {name: flags[mask] for name, flags in wrong.items()}
-        figures = _figures(error if everything else error[mask], chosen, distribution)
+        chosen = error if mask.all() else error[mask]  # selecting all pixels would only copy them
+        counts = {name: int(np.count_nonzero(flags & mask)) for name, flags in wrong.items()}
+        figures = _figures(chosen, counts, distribution)
         row |= {f"{key}_{region}": value for key, value in figures.items()}
     return row
 

@@ -45,12 +45,12 @@ def region_masks(sample: Sample) -> dict[str, np.ndarray]:
         raise InputError(f"'{sample.name}' has no ground-truth disparity, so it cannot be scored")
     disp, valid = sample.disp, sample.valid
     occluded = np.zeros_like(valid) if sample.occluded is None else sample.occluded
-    columns = np.arange(disp.shape[1]) - disp
+    columns = np.arange(disp.shape[1], dtype=np.float32)
     return {
         "all": valid,
         "noc": valid & ~occluded,
         "occ": valid & occluded,
-        "oof": valid & ((columns < 0) | (columns > disp.shape[1] - 1)),
+        "oof": valid & ((disp > columns) | (disp < columns - (disp.shape[1] - 1))),
         "edge": valid & near_edges(disp, valid),
         "textureless": valid & textureless(sample.left),
     }

@@ -14,6 +14,7 @@ from typing import Any
 import numpy as np
 
 from stereo.engine.evaluate import Report
+from stereo.engine.protocols import DEFAULT, Protocol, exclusions
 from stereo.metrics import region_masks
 from stereo.report.layers import ERROR_LIMIT, LONGEST, Layer, pair_layers, shrunk_size
 from stereo.report.page import MISSING, breakable, decimals, embed_json, escape, facts_list, note, page, write_page
@@ -50,12 +51,14 @@ class _Pictured:
 class EvaluationPage:
     """Collects what the page shows while ``evaluate`` runs (``add`` is its ``on_image``) and writes it at the end.
 
+    The histogram counts the pixels that the evaluation's ``protocol`` scores.
+
     Pictures are kept of the ``pictured`` worst images, by mean error over visible pixels, and of fewer when they take more than
     ``picture_bytes``: memory and the size of the page do not grow with the data set. Images that have no such figure come last.
     """
 
-    def __init__(self, pictured: int = PICTURED, picture_bytes: int = PICTURE_BYTES) -> None:
-        self.pictured, self.picture_bytes = pictured, picture_bytes
+    def __init__(self, protocol: Protocol = DEFAULT, pictured: int = PICTURED, picture_bytes: int = PICTURE_BYTES) -> None:
+        self.protocol, self.pictured, self.picture_bytes = protocol, pictured, picture_bytes
         self.counts = {"visible": np.zeros(len(EDGES) - 1, np.int64), "occluded": np.zeros(len(EDGES) - 1, np.int64)}
         self._worst: list[tuple[tuple[float, int], _Pictured]] = []  # a heap whose first is the first to go
         self._bytes = 0
@@ -64,9 +67,10 @@ class EvaluationPage:
         """Image number ``index`` with its truth, its result and its figures."""
         masks = region_masks(sample)
         assert sample.disp is not None  # region_masks has refused it otherwise
+        _, kept, _ = exclusions(self.protocol, sample)
         for name, region in (("visible", "noc"), ("occluded", "occ")):
-            error = np.abs(result.disp[masks[region]] - sample.disp[masks[region]])
-            self.counts[name] += error_histogram(error)
+            scored = masks[region] & kept
+            self.counts[name] += error_histogram(np.abs(result.disp[scored] - sample.disp[scored]))
         rank = _rank(row), -index
         if self.pictured > 0 and (len(self._worst) < self.pictured or rank > self._worst[0][0]):
             self._keep(rank, _Pictured(index, row, pair_layers(sample, result)))
@@ -182,11 +186,11 @@ def _histogram(counts: dict[str, np.ndarray]) -> str:
         rows.append(f'<tr><th scope="row">{name}</th>{cells}</tr>')
     heads = "".join(f'<th scope="col">{name}, pixels</th><th scope="col">{name}, % of all</th>' for name in shown)
     legend = "".join(f'<span class="key {name}">{name}</span>' for name in shown)
-    return f"""<section aria-labelledby="errors"><h2 id="errors">Errors of {total:,} pixels</h2>
+    return f"""<section aria-labelledby="errors"><h2 id="errors">Errors of {total:,} scored pixels</h2>
 <figure class="histogram" tabindex="0"><div class="keys">{legend}</div>
 <svg viewBox="0 0 {step * len(names)} 232" role="img" aria-label="Share of pixels by error; the numbers are in the table below">
 <line class="axis" x1="0" y1="190.5" x2="{step * len(names)}" y2="190.5"/>
-{"".join(bars)}<text x="{step * len(names) / 2}" y="227">error, px (bars: % of pixels with truth)</text></svg>
+{"".join(bars)}<text x="{step * len(names) / 2}" y="227">error, px (bars: % of scored pixels)</text></svg>
 </figure><details><summary>The numbers</summary>
 <div class="scroll" tabindex="0" role="region" aria-label="Histogram as a table">
 <table><thead><tr><th scope="col">error, px</th>{heads}</tr></thead>
