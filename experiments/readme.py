@@ -14,6 +14,7 @@ import tempfile
 from pathlib import Path
 
 from datasets.procedural.dataset import render_sample
+from experiments.real_pairs import KEPT, figures_of
 from experiments.study import mean_and_spread
 from stereo import StereoPredictor, load_model
 from stereo.cli.demo import DEMO_SEED, DEMO_SIZE
@@ -25,25 +26,33 @@ from stereo.report.figures import panel
 
 ROOT = Path(__file__).resolve().parents[1]
 PICTURE = ROOT / "docs" / "first_screen.png"
-COLUMNS = (("EPE", "epe_noc", 2), ("bad-3 %", "bad3_noc", 1), ("EPE all", "epe_all", 2), ("occ IoU", "iou_occluded", 2))
+COLUMNS = (
+    ("EPE", "epe_noc", 2),
+    ("bad-3 %", "bad3_noc", 1),
+    ("EPE all", "epe_all", 2),
+    ("occ IoU", "iou_occluded", 2),
+    ("bad-3 % kept", KEPT, 1),
+    ("s", "seconds", 2),
+)
 COST_SIZE = (540, 960)  # (height, width) px
 RECIPES = {"small": "small.toml", "tiny": "smoke.toml"}
 
 
 def real_pairs_table(results: dict) -> str:
-    """Markdown: one line per scene, the network's figures beside SGBM's, then mean and median."""
-    ours, sgbm = results["methods"]["small"], results["methods"]["sgbm"]
-    heads = [f"{head} {method}" for head, _, _ in COLUMNS for method in ("ours", "SGBM")]
-    lines = ["| scene | " + " | ".join([*heads, "s ours", "s SGBM"]) + " |", "|---|" + "---|" * (len(heads) + 2)]
-    for name in [row["name"] for row in ours["rows"]] + ["mean", "median"]:
-        pick = [m[name] if name in m else next(r for r in m["rows"] if r["name"] == name) for m in (ours, sgbm)]
-        cells = [
-            "-" if row[key] is None else f"{row[key]:.{digits}f}"
-            for _, key, digits in (*COLUMNS, ("", "seconds", 2))
-            for row in pick
-        ]
+    """Markdown: one line per scene, then mean and median; a cell has the figures of all methods, ours first."""
+    methods = list(results["methods"].values())
+    lines = ["| scene | " + " | ".join(head for head, _, _ in COLUMNS) + " |", "|---|" + "---|" * len(COLUMNS)]
+    for name in [row["name"] for row in methods[0]["rows"]] + ["mean", "median"]:
+        figures = [figures_of(method, name) for method in methods]
+        cells = (_figures([row[key] for row in figures], digits) for _, key, digits in COLUMNS)
         lines.append(f"| {name} | " + " | ".join(cells) + " |")
     return "\n".join(lines)
+
+
+def _figures(values: list[float | None], digits: int) -> str:
+    """'0.69 / 0.40', '-' for what is not defined; one '-' where nothing is."""
+    shown = ["-" if value is None else f"{value:.{digits}f}" for value in values]
+    return " / ".join(shown) if set(shown) != {"-"} else "-"
 
 
 def presets_table(bench: dict) -> str:

@@ -192,7 +192,8 @@ def test_evaluate_refuses_an_empty_disparity_file(tmp_path, weights, capsys):
     assert "disp_left.pfm" in refused(capsys, "evaluate", "--data", f"pairs:{tmp_path}", "--weights", weights)
 
 
-def test_evaluate_writes_table_csv_and_card(tmp_path, weights, capsys):
+@pytest.mark.parametrize("baseline", ["sgbm", "sgbm-3way"])
+def test_evaluate_writes_table_csv_and_card(tmp_path, weights, capsys, baseline):
     scene = tmp_path / "data" / "set" / "scene"
     scene.mkdir(parents=True)
     rng = np.random.default_rng(0)
@@ -200,10 +201,11 @@ def test_evaluate_writes_table_csv_and_card(tmp_path, weights, capsys):
         write_image(scene / name, rng.integers(0, 256, (40, 64, 3), dtype=np.uint8))
     write_pfm(scene / "disp_left.pfm", np.full((40, 64), 5, np.float32))
     argv = ["evaluate", "--data", f"pairs:{tmp_path / 'data'}", "--weights", weights, "-o", str(tmp_path / "o")]
-    assert main([*argv, "--baseline", "sgbm"]) == 0
+    assert main([*argv, "--baseline", baseline]) == 0
     assert "set/scene" in capsys.readouterr().out
-    assert {p.name for p in (tmp_path / "o").iterdir()} == {f"{m}.{s}" for m in ("tiny", "sgbm") for s in ("csv", "card.json")}
-    cards = [json.loads((tmp_path / "o" / f"{m}.card.json").read_text()) for m in ("tiny", "sgbm")]
+    written = {f"{method}.{suffix}" for method in ("tiny", baseline) for suffix in ("csv", "card.json")}
+    assert {p.name for p in (tmp_path / "o").iterdir()} == written
+    cards = [json.loads((tmp_path / "o" / f"{m}.card.json").read_text()) for m in ("tiny", baseline)]
     assert cards[0]["data_sha256"] == cards[1]["data_sha256"]
     assert cards[0]["weights"]["name"] == Path(weights).name
     assert cards[1]["weights"] is None

@@ -5,12 +5,13 @@ from __future__ import annotations
 import re
 from pathlib import Path
 
+import cv2
 import numpy as np
 import pytest
 
 from datasets.pairs import PairsDataset
 from stereo.engine.evaluate import ByName, evaluate
-from stereo.inference.sgbm import SgbmPredictor, fill_from_background, search_range
+from stereo.inference.sgbm import MODES, SgbmPredictor, fill_from_background, search_range
 from stereo.types import InputError
 
 SHARED = Path(__file__).resolve().parents[2] / "shared" / "data"
@@ -29,11 +30,12 @@ def test_holes_take_the_smaller_neighbour():
     assert filled.dtype == np.float32
 
 
+@pytest.mark.parametrize("mode", MODES)
 @pytest.mark.parametrize("count", [None, 16, 64])
-def test_finds_a_shift_up_to_the_left_border(count: int | None):
+def test_finds_a_shift_up_to_the_left_border(count: int | None, mode: str):
     right = noise(40, 120)
     left = np.roll(right, 7, axis=1)  # x_right = x_left - 7
-    result = SgbmPredictor(count).predict(left, right)
+    result = SgbmPredictor(count, mode).predict(left, right)
     assert result.disp.shape == result.occlusion.shape == result.confidence.shape == (40, 120)
     assert result.disp.dtype == result.occlusion.dtype == result.confidence.dtype == np.float32
     assert np.mean(np.abs(result.disp - 7) < 0.5) > 0.97  # the first 7 columns, which have no match, included
@@ -71,6 +73,28 @@ def test_any_size_is_dense_and_finite(shape: tuple[int, int]):
 def test_refuses_other_numbers_of_disparities(count: int):
     with pytest.raises(InputError, match=f"got {count} disparities, expected a multiple of 16 from 16 to 2032"):
         SgbmPredictor(count)
+
+
+def test_refuses_other_modes():
+    with pytest.raises(InputError, match=r"got mode '3-way', expected one of 3way, hh; did you mean 3way\?"):
+        SgbmPredictor(16, "3-way")
+
+
+def test_modes_are_opencvs_own():
+    """Beside the border, which is ours, each mode gives what OpenCV gives when it is called with that mode by hand."""
+    right = noise(48, 160)
+    left = np.roll(right, 5, axis=1)
+    left[:, 60:100] = np.random.default_rng(2).integers(0, 256, (48, 40, 3), dtype=np.uint8)  # where the modes differ
+    settings = {"minDisparity": 0, "numDisparities": 16, "blockSize": 5, "P1": 600, "P2": 2400, "disp12MaxDiff": 1}
+    settings |= {"uniquenessRatio": 5, "speckleWindowSize": 100, "speckleRange": 2}
+    pair = [cv2.copyMakeBorder(image, 0, 0, 16, 0, cv2.BORDER_REPLICATE) for image in (left, right)]
+    found = {}
+    for mode, flag in (("hh", cv2.STEREO_SGBM_MODE_HH), ("3way", cv2.STEREO_SGBM_MODE_SGBM_3WAY)):
+        raw = cv2.StereoSGBM.create(**settings, mode=flag).compute(*pair)[:, 16:]
+        found[mode] = SgbmPredictor(16, mode).predict(left, right)
+        np.testing.assert_array_equal(found[mode].occlusion, raw < 0)
+        np.testing.assert_array_equal(found[mode].disp[raw >= 0], raw[raw >= 0] / 16)
+    assert not np.array_equal(found["hh"].disp, found["3way"].disp)
 
 
 def test_refuses_other_images():

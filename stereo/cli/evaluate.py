@@ -26,7 +26,7 @@ from stereo.engine.distributed import everyones, joined, rank, world_size
 from stereo.engine.evaluate import ByName, OnImage, Predict, evaluate
 from stereo.engine.protocols import PROTOCOLS, Protocol, open_protocol
 from stereo.engine.result_files import format_regions, format_table, make_card, write_card, write_csv
-from stereo.inference.sgbm import SgbmPredictor, search_range
+from stereo.inference.sgbm import BASELINES, SgbmPredictor, search_range
 from stereo.inference.stored import UNITS, StoredMap, find_stored, read_stored_map, write_stored_map
 from stereo.metrics import REGIONS
 from stereo.report.evaluation_page import EvaluationPage
@@ -44,7 +44,8 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--data", "--gt", required=True, metavar="NAME:PATH", help=f"NAME is one of {', '.join(DATASETS)}; "
                        "for example pairs:FOLDER, or generated:7:50 for 50 scenes of seed 7; with --pred also a folder of "
                        "disparity maps")  # fmt: skip
-    parser.add_argument("--baseline", choices=["sgbm"], help="score OpenCV's semi-global matching on the same pixels")
+    parser.add_argument("--baseline", choices=list(BASELINES), help="score OpenCV's semi-global matching, MODE_HH or "
+                        "MODE_SGBM_3WAY, on the same pixels")  # fmt: skip
     parser.add_argument("-o", "--output", help="folder for the per-image CSV and the result card (default: print only)")
     parser.add_argument("--pred", type=Path, metavar="DIR", help="score these files instead of a network: .pfm or .npy in px, "
                         "or 16-bit .png in px * 256, called like the images")  # fmt: skip
@@ -81,8 +82,9 @@ def run(args: argparse.Namespace) -> dict[str, Any]:
         else:
             predictor, weights = load_predictor(args)
             evaluation.score(weights["preset"], predictor.predict, {"weights": weights, "precision": predictor.precision})
-        if args.baseline == "sgbm":
-            evaluation.score("sgbm", ByName(lambda name: SgbmPredictor(search_range(name)).predict))
+        if args.baseline:
+            mode = BASELINES[args.baseline]
+            evaluation.score(args.baseline, ByName(lambda name: SgbmPredictor(search_range(name), mode).predict))
         args.json &= rank() == 0  # one object for all processes
     return evaluation.cards
 

@@ -5,12 +5,18 @@ from __future__ import annotations
 import cv2
 import numpy as np
 
+from stereo.config import near_matches
 from stereo.types import DisparityMap, InputError
 
 BLOCK = 5  # px, side of the matched block
 STEP = 16  # OpenCV searches a multiple of 16 disparities
 MAX_DISPARITIES = 2032  # OpenCV returns int16 in 1/16 px
 MIN_WIDTH = BLOCK // 2 + 1
+
+# Along how many directions costs are summed up: all eight over the whole image, or three (left, right, down) in one pass, which
+# is faster and needs little memory.
+MODES = {"hh": cv2.STEREO_SGBM_MODE_HH, "3way": cv2.STEREO_SGBM_MODE_SGBM_3WAY}
+BASELINES = {"sgbm": "hh", "sgbm-3way": "3way"}  # what a method is called in tables and files -> its mode
 
 # The search range that suits each public set, chosen with the ground truth in hand: the baseline is given something here that
 # a network is not. With it the errors on eleven public scenes are those of experiments/results/real_pairs.json.
@@ -49,18 +55,21 @@ def fill_from_background(disp: np.ndarray, known: np.ndarray) -> np.ndarray:
 
 
 class SgbmPredictor:
-    """StereoSGBM in MODE_HH (all eight directions) with a left-right check, its holes filled from the background.
+    """StereoSGBM with a left-right check, its holes filled from the background.
 
     num_disparities: how many disparities are searched, 0 to num_disparities - 1 px; a multiple of 16, at most 2032. None takes
     a quarter of the image's width, rounded up: a guess that needs no ground truth. Memory and time grow with it.
-    Raises InputError for another number.
+    mode: "hh" (MODE_HH) or "3way" (MODE_SGBM_3WAY), see MODES.
+    Raises InputError for another number or mode.
     """
 
-    def __init__(self, num_disparities: int | None = None) -> None:
+    def __init__(self, num_disparities: int | None = None, mode: str = "hh") -> None:
         if num_disparities is not None and (num_disparities % STEP or not STEP <= num_disparities <= MAX_DISPARITIES):
             allowed = f"a multiple of {STEP} from {STEP} to {MAX_DISPARITIES}"
             raise InputError(f"got {num_disparities} disparities, expected {allowed}")
-        self.num_disparities = num_disparities
+        if mode not in MODES:
+            raise InputError(f"got mode '{mode}', {near_matches(mode, MODES)}")
+        self.num_disparities, self.mode = num_disparities, mode
 
     def predict(self, left: np.ndarray, right: np.ndarray) -> DisparityMap:
         """Match two (H, W, 3) uint8 images, rectified; the order of the channels makes no difference.
@@ -86,7 +95,7 @@ class SgbmPredictor:
             uniquenessRatio=5,
             speckleWindowSize=100,
             speckleRange=2,
-            mode=cv2.STEREO_SGBM_MODE_HH,
+            mode=MODES[self.mode],
         )
         # OpenCV gives no value to the first ``count`` columns; with a replicated border those columns are not the image's.
         padded = [cv2.copyMakeBorder(image, 0, 0, count, 0, cv2.BORDER_REPLICATE) for image in (left, right)]

@@ -16,8 +16,9 @@ import numpy as np
 from stereo.engine.evaluate import Report
 from stereo.engine.protocols import DEFAULT, Protocol, exclusions
 from stereo.metrics import region_masks
-from stereo.report.layers import ERROR_LIMIT, LONGEST, Layer, pair_layers, shrunk_size
-from stereo.report.page import MISSING, breakable, decimals, embed_json, escape, facts_list, note, page, write_page
+from stereo.report.layers import ERROR_LIMIT, LONGEST, Layer, legend, pair_layers, shrunk_size
+from stereo.report.page import breakable, decimals, embed_json, escape, facts_list, note, page, write_page
+from stereo.report.table import name_cell, number_cell, sortable_table
 from stereo.types import DisparityMap, Sample
 
 PICTURED = 40  # images whose pictures are kept
@@ -99,7 +100,7 @@ class EvaluationPage:
             _table(report.rows, columns, {pictures.row["name"]: pictures.anchor for pictures in worst}),
             _cards(worst, columns, len(report.rows)),
         ]
-        return page(f"{card['method']} on {card['data']}", sections, "evaluation.js")
+        return page(f"{card['method']} on {card['data']}", sections, "table.js", "evaluation.js")
 
     def write(self, path: str | Path, report: Report, card: dict[str, Any]) -> None:
         """Write the page, atomically. Raises InputError when the file cannot be written."""
@@ -199,31 +200,14 @@ def _histogram(counts: dict[str, np.ndarray]) -> str:
 
 
 def _table(images: Sequence[dict[str, Any]], columns: Sequence[Column], anchors: dict[str, str]) -> str:
-    """A row per image, worst first; the script sorts by what ``data-value`` says, "" being unknown."""
-    heads = [("image", "text"), ("size", "number"), *((heading, "number") for heading, _, _ in columns)]
-    head = "".join(
-        f'<th scope="col" aria-sort="none">'
-        f'<button type="button" data-column="{place}" data-kind="{kind}">{escape(name)}</button></th>'
-        for place, (name, kind) in enumerate(heads)
-    )
+    """A row per image, worst first."""
     rows = []
     for row in sorted(images, key=lambda row: -_rank(row)):  # stable: equal ones in the order of the data
-        name, anchor = breakable(row["name"]), anchors.get(row["name"])
-        shown = f'<a href="#{anchor}">{name}</a>' if anchor else name
-        cells = [f'<th scope="row" data-value="{escape(row["name"])}">{shown}</th>']
-        cells.append(f'<td data-value="{row["width"] * row["height"]}">{row["width"]}&times;{row["height"]}</td>')
-        for _, key, digits in columns:
-            text = decimals(row.get(key), digits)
-            cells.append(f'<td data-value="{"" if text == MISSING else format(row[key], ".9g")}">{text}</td>')
-        rows.append(f'<tr data-name="{escape(row["name"])}">{"".join(cells)}</tr>')
-    return f"""<section aria-labelledby="images"><h2 id="images">All images</h2>
-<div class="toolbar"><label>Search by name <input type="search" id="search" autocomplete="off"></label>
-<span id="status" role="status" aria-live="polite">{len(rows)} images, worst first</span></div>
-<div class="scroll tall" tabindex="0" role="region" aria-label="Table of all images">
-<table id="table"><thead><tr>{head}</tr></thead><tbody>{"".join(rows)}</tbody></table></div>
-<p class="hint">A heading sorts by its column, a second time the other way round. Names with a link have pictures
-below.</p></section>
-"""
+        size = str(row["width"] * row["height"]), f"{row['width']}&times;{row['height']}"
+        figures = (number_cell(row.get(key), digits) for _, key, digits in columns)
+        rows.append([name_cell(row["name"], anchors.get(row["name"])), size, *figures])
+    table = sortable_table("images", ["image", "size", *(heading for heading, _, _ in columns)], rows)
+    return f'<section aria-labelledby="images"><h2 id="images">All images</h2>{table}</section>'
 
 
 def _cards(worst: Sequence[_Pictured], columns: Sequence[Column], images: int) -> str:
@@ -278,10 +262,4 @@ def _card(place: int, pictures: _Pictured, columns: Sequence[Column]) -> str:
 
 def _legend(layer: Layer) -> str:
     hidden = "" if layer.key in _SHOWN else " hidden"
-    if layer.scale is None:
-        scale = '<span class="plain">photograph</span>'
-    else:
-        table, low, high, unit = layer.scale
-        above = " and more" if layer.key == "error" else ""
-        scale = f'<span>{low:g}</span><span class="bar {table}"></span><span>{high:.3g} {unit}{above}</span>'
-    return f'<div class="legend" data-layer="{layer.key}"{hidden}><span class="what">{layer.title}</span>{scale}</div>'
+    return f'<div class="legend" data-layer="{layer.key}"{hidden}>{legend(layer)}</div>'

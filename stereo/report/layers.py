@@ -9,14 +9,17 @@ from dataclasses import dataclass
 import cv2
 import numpy as np
 
-from stereo.report.colour import GRAY, INFERNO, TURBO, UNKNOWN, levels, robust_range
-from stereo.report.page import data_uri
+from stereo.report.colour import UNKNOWN, levels, robust_range
+from stereo.report.page import TABLES, data_uri
 from stereo.types import DisparityMap, Sample
 
 LONGEST = 640  # px, longer side of a picture in a page
 ERROR_LIMIT = 3.0  # px, where the colours of errors end: the brightest is what bad-3 counts
 JPEG_QUALITY = 85
 _UNKNOWN_INDEX = 255
+
+Scale = tuple[str, float, float, str]  # colour table (a key of page.TABLES), least and greatest value, unit
+SHARE: Scale = ("gray", 0.0, 1.0, "")  # of probabilities and masks
 
 
 @dataclass(frozen=True)
@@ -25,14 +28,14 @@ class Layer:
 
     key, title: its name for the script, and for people.
     data, kind: the encoded picture and its media type.
-    scale:      colour table (a key of page.TABLES), least and greatest value, unit; None for a photograph.
+    scale:      what its colours mean; None for a photograph.
     """
 
     key: str
     title: str
     data: bytes
     kind: str
-    scale: tuple[str, float, float, str] | None = None
+    scale: Scale | None = None
 
     @property
     def uri(self) -> str:
@@ -69,15 +72,27 @@ def _chunk(kind: bytes, content: bytes) -> bytes:
     return struct.pack(">I", len(content)) + kind + content + struct.pack(">I", zlib.crc32(kind + content))
 
 
-def _map(key: str, title: str, values: np.ndarray, scale: tuple[str, float, float, str], table: np.ndarray) -> Layer:
+def legend(layer: Layer) -> str:
+    """What the colours of a layer mean, as HTML."""
+    if layer.scale is None:
+        scale = '<span class="plain">photograph</span>'
+    else:
+        table, low, high, unit = layer.scale
+        above = " and more" if layer.key == "error" else ""
+        scale = f'<span>{low:g}</span><span class="bar {table}"></span><span>{high:.3g} {unit}{above}</span>'
+    return f'<span class="what">{layer.title}</span>{scale}'
+
+
+def map_layer(key: str, title: str, values: np.ndarray, scale: Scale, longest: int = LONGEST) -> Layer:
     """A map (H, W) in colours; NaN is unknown. Shrunk by leaving pixels out: averages would invent disparities at edges."""
-    small = cv2.resize(values.astype(np.float32), shrunk_size(*values.shape), interpolation=cv2.INTER_NEAREST)
+    size = shrunk_size(values.shape[0], values.shape[1], longest)
+    small = cv2.resize(values.astype(np.float32), size, interpolation=cv2.INTER_NEAREST)
     index = np.where(np.isfinite(small), np.minimum(levels(small, scale[1], scale[2]), _UNKNOWN_INDEX - 1), _UNKNOWN_INDEX)
-    palette = np.concatenate([table[:_UNKNOWN_INDEX], UNKNOWN[None]])
+    palette = np.concatenate([TABLES[scale[0]][:_UNKNOWN_INDEX], UNKNOWN[None]])
     return Layer(key, title, palette_png(index.astype(np.uint8), palette), "image/png", scale)
 
 
-def pair_layers(sample: Sample, result: DisparityMap) -> tuple[Layer, ...]:
+def pair_layers(sample: Sample, result: DisparityMap, longest: int = LONGEST) -> tuple[Layer, ...]:
     """What a page shows of a pair with ground truth: left image, disparity, truth, error, occlusion, confidence.
 
     Prediction and truth share one range, taken from the truth; errors end at ERROR_LIMIT in every picture. Unknown is grey.
@@ -85,12 +100,12 @@ def pair_layers(sample: Sample, result: DisparityMap) -> tuple[Layer, ...]:
     assert sample.disp is not None and sample.valid is not None
     truth = np.where(sample.valid, sample.disp, np.nan)
     low, high = robust_range(sample.disp, sample.valid)
-    px, share = ("turbo", low, high, "px"), ("gray", 0.0, 1.0, "")
+    px, limits = ("turbo", low, high, "px"), ("inferno", 0.0, ERROR_LIMIT, "px")
     shares = (("occlusion", result.occlusion), ("confidence", result.confidence))
     return (
-        Layer("left", "left image", jpeg(sample.left), "image/jpeg"),
-        _map("disparity", "disparity", result.disp, px, TURBO),
-        _map("truth", "truth", truth, px, TURBO),
-        _map("error", "error", np.abs(result.disp - truth), ("inferno", 0.0, ERROR_LIMIT, "px"), INFERNO),
-        *(_map(name, name, values, share, GRAY) for name, values in shares if values is not None),
+        Layer("left", "left image", jpeg(sample.left, longest), "image/jpeg"),
+        map_layer("disparity", "disparity", result.disp, px, longest),
+        map_layer("truth", "truth", truth, px, longest),
+        map_layer("error", "error", np.abs(result.disp - truth), limits, longest),
+        *(map_layer(name, name, values, SHARE, longest) for name, values in shares if values is not None),
     )

@@ -65,10 +65,10 @@ def note(text: str) -> str:
     return f'<p class="note" role="note">{escape(text)}</p>'
 
 
-def page(title: str, sections: Sequence[str], script: str) -> str:
-    """The whole file: ``sections`` are HTML, ``script`` is the name of a file in ``assets``."""
+def page(title: str, sections: Sequence[str], *scripts: str) -> str:
+    """The whole file: ``sections`` are HTML, ``scripts`` are names of files in ``assets``, which become one script."""
     style = (ASSETS / "page.css").read_text(encoding="utf-8") + "".join(map(_gradient, TABLES))
-    code = (ASSETS / script).read_text(encoding="utf-8")
+    code = "".join((ASSETS / script).read_text(encoding="utf-8") for script in scripts)
     policy = f"default-src 'none'; img-src data:; style-src {_source(style)}; script-src {_source(code)}"
     return f"""<!DOCTYPE html>
 <html lang="en">
