@@ -71,6 +71,13 @@ def fused(name: str, keys: Tensor) -> ModuleType | None:
 
 def channel_norm(name: str, x: Tensor) -> Callable[..., Tensor]:
     """What does ``reference.channel_norm`` for x: in one pass in C++ on a CPU if ``name`` allows it, else plain PyTorch."""
-    if name in ("auto", "cpp") and x.device.type == "cpu" and x.dtype in cpp.DTYPES and not cpp.available():
-        return cpp.channel_norm
-    return reference.channel_norm
+    return cpp.channel_norm if _cpp_takes(name, x) else reference.channel_norm
+
+
+def propagation_step(name: str, disp: Tensor) -> Callable[..., tuple[Tensor, Tensor]]:
+    """The same for ``reference.propagation_step``."""
+    return cpp.propagation_step if _cpp_takes(name, disp) else reference.propagation_step
+
+
+def _cpp_takes(name: str, x: Tensor) -> bool:
+    return name in ("auto", "cpp") and x.device.type == "cpu" and x.dtype in cpp.DTYPES and not cpp.available()

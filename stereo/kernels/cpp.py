@@ -68,6 +68,15 @@ def channel_norm(
     return torch.ops.stereo_cpu.norm(x, scale.to(wide), shift.to(wide), residual, relu, eps)[0]
 
 
+def propagation_step(
+    disp: Tensor, confidence: Tensor, logits: Tensor, q: Tensor, k: Tensor, dilation: int
+) -> tuple[Tensor, Tensor]:
+    """In the dtype of disp, float32 at least."""
+    _check_device(disp, logits)
+    wide = torch.promote_types(disp.dtype, torch.float32)
+    return torch.ops.stereo_cpu.propagation(*(x.to(wide) for x in (disp, confidence, logits, q, k)), dilation)
+
+
 def _prepare(*tensors: Tensor) -> tuple[Tensor, ...]:
     """All in the dtype a matmul would take: autocast's when that is on (it leaves float64 alone), else the widest one."""
     _check_device(*tensors)
@@ -101,6 +110,7 @@ def _register() -> None:
     fakes: dict[str, Callable] = {"scores": shapes.scores, "values": shapes.values, "pool": shapes.pooled}
     fakes |= {"sum_of_children": shapes.pooled, "level": shapes.level, "level_backward": shapes.level_gradients}
     fakes |= {"norm": shapes.norm, "norm_backward": shapes.norm_gradients}
+    fakes |= {"propagation": shapes.propagation, "propagation_backward": shapes.propagation_gradients}
     for name, fake in fakes.items():
         torch.library.register_fake(f"stereo_cpu::{name}", fake)
     for name, backward, save in (
@@ -109,6 +119,7 @@ def _register() -> None:
         ("pool", _pool_backward, _save_pool),
         ("level", _level_backward, _save_level),
         ("norm", _norm_backward, _save_norm),
+        ("propagation", _propagation_backward, _save_propagation),
     ):
         torch.library.register_autograd(f"stereo_cpu::{name}", backward, setup_context=save)
     for name in ("scores", "values"):  # two gradients like the two inputs, whichever are asked for
@@ -140,6 +151,11 @@ def _save_norm(ctx: Any, inputs: tuple, output: Any) -> None:
     ctx.save_for_backward(x, scale, y if ctx.relu else x, statistics)  # the result tells what the ReLU let through
 
 
+def _save_propagation(ctx: Any, inputs: tuple, output: Any) -> None:
+    *tensors, ctx.dilation = inputs
+    ctx.save_for_backward(*tensors)
+
+
 def _scores_backward(ctx: Any, grad: Tensor) -> tuple:
     need_q, need_k, _ = ctx.needs_input_grad
     return *torch.ops.stereo_cpu.scores_backward(grad, *ctx.saved_tensors, need_q, need_k), None
@@ -167,3 +183,8 @@ def _norm_backward(ctx: Any, grad: Tensor | None, _statistics: Any) -> tuple:
         return (None,) * 6
     found = torch.ops.stereo_cpu.norm_backward(grad, *ctx.saved_tensors, ctx.residual, ctx.relu)
     return *found[:3], found[3] if ctx.residual else None, None, None
+
+
+def _propagation_backward(ctx: Any, grad_disp: Tensor, grad_confidence: Tensor) -> tuple:
+    found = torch.ops.stereo_cpu.propagation_backward(grad_disp, grad_confidence, *ctx.saved_tensors, ctx.dilation)
+    return *found, None

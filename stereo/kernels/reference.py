@@ -94,6 +94,32 @@ def channel_norm(
     return F.relu(y) if relu else y
 
 
+def windows(x: Tensor, dilation: int = 1) -> list[Tensor]:
+    """(..., h, w) -> nine of these: what every position of its 3x3 neighbourhood holds, row by row, edges replicated."""
+    h, w = x.shape[-2:]
+    # Put together by hand: torch.compile cannot follow F.pad's "replicate" behind a pixel_shuffle.
+    left, right = (side.expand(*x.shape[:-1], dilation) for side in (x[..., :1], x[..., -1:]))
+    wide = torch.cat([left, x, right], dim=-1)
+    above, below = (side.expand(*x.shape[:-2], dilation, wide.shape[-1]) for side in (wide[..., :1, :], wide[..., -1:, :]))
+    padded = torch.cat([above, wide, below], dim=-2)
+    steps = (0, dilation, 2 * dilation)
+    return [padded[..., dy : dy + h, dx : dx + w] for dy in steps for dx in steps]
+
+
+def propagation_step(
+    disp: Tensor, confidence: Tensor, logits: Tensor, q: Tensor, k: Tensor, dilation: int
+) -> tuple[Tensor, Tensor]:
+    """Each position's convex combination of the disparities, and of the confidences, in its 3x3 neighbourhood.
+
+    disp, confidence (B, h, w), confidence in [0, 1]; logits (B, 9, h, w); q, k (B, d, h, w), whose product is added to the
+    logits: one position's q with the other's k. A neighbour's weight goes with its confidence. -> (B, h, w) each.
+    """
+    trust = torch.stack(windows(confidence, dilation), dim=1)
+    alike = torch.stack([(q * there).sum(dim=1) for there in windows(k, dilation)], dim=1)
+    weights = (logits + alike + torch.log(trust + 1e-3)).softmax(dim=1)
+    return (weights * torch.stack(windows(disp, dilation), dim=1)).sum(dim=1), (weights * trust).sum(dim=1)
+
+
 def sum_of_children(x: Tensor) -> Tensor:
     """(B, H, W, heads, d) -> (B, ceil(H/2), ceil(W/2), heads, d)."""
     x = F.pad(x, (0, 0, 0, 0, 0, x.shape[2] % 2, 0, x.shape[1] % 2))

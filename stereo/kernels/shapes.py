@@ -38,3 +38,11 @@ def level(q, k, v, parent, coarse, share, side, topk, turn_q, turn_k) -> tuple[T
 
 def level_gradients(grad, q, k, v, parent, share, *_) -> tuple[Tensor, Tensor, Tensor, Tensor]:
     return like(q), like(k), like(v), like(share)
+
+
+def propagation(disp: Tensor, *_) -> tuple[Tensor, Tensor]:
+    return like(disp), like(disp)
+
+
+def propagation_gradients(grad_disp, grad_confidence, disp, confidence, logits, q, k, dilation) -> tuple[Tensor, ...]:
+    return like(disp), like(confidence), like(logits), like(q), like(k)

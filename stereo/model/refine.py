@@ -14,6 +14,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from stereo import kernels
+from stereo.kernels.reference import windows
 from stereo.model.backbone import STRIDE
 from stereo.model.layers import ConvNorm, ResidualBlock
 from stereo.types import Transport
@@ -32,25 +33,13 @@ class Maps(NamedTuple):
     confidence: Tensor
 
 
-def windows(x: Tensor, dilation: int = 1) -> list[Tensor]:
-    """(..., h, w) -> nine of these: what every position of its 3x3 neighbourhood holds, row by row, edges replicated."""
-    h, w = x.shape[-2:]
-    # Put together by hand: torch.compile cannot follow F.pad's "replicate" behind a pixel_shuffle.
-    left, right = (side.expand(*x.shape[:-1], dilation) for side in (x[..., :1], x[..., -1:]))
-    wide = torch.cat([left, x, right], dim=-1)
-    above, below = (side.expand(*x.shape[:-2], dilation, wide.shape[-1]) for side in (wide[..., :1, :], wide[..., -1:, :]))
-    padded = torch.cat([above, wide, below], dim=-2)
-    steps = (0, dilation, 2 * dilation)
-    return [padded[..., dy : dy + h, dx : dx + w] for dy in steps for dx in steps]
-
-
 def neighbours(x: Tensor, dilation: int = 1) -> Tensor:
     """(B, h, w) -> (B, 9, h, w): ``windows`` in one."""
     return torch.stack(windows(x, dilation), dim=1)
 
 
 def propagate(
-    disp: Tensor, confidence: Tensor, logits: Tensor, q: Tensor, k: Tensor, dilations: Sequence[int]
+    disp: Tensor, confidence: Tensor, logits: Tensor, q: Tensor, k: Tensor, dilations: Sequence[int], kernel: str = "auto"
 ) -> tuple[Tensor, Tensor]:
     """Replace every disparity by a convex combination of its neighbours', those first that are confident and look alike.
 
@@ -58,12 +47,9 @@ def propagate(
     alike two positions are is the product of one's q and the other's k, so that no step has to cross an edge it cannot see.
     Returns the disparity and the confidence carried along, (B, h, w) each.
     """
-    for step, dilation in zip(logits.chunk(len(dilations), dim=1), dilations, strict=True):
-        trust = neighbours(confidence, dilation)
-        alike = torch.stack([(q * there).sum(dim=1) for there in windows(k, dilation)], dim=1)
-        weights = (step + alike + torch.log(trust + 1e-3)).softmax(dim=1)
-        disp = (weights * neighbours(disp, dilation)).sum(dim=1)
-        confidence = (weights * trust).sum(dim=1)
+    step = kernels.propagation_step(kernel, disp)
+    for own, dilation in zip(logits.chunk(len(dilations), dim=1), dilations, strict=True):
+        disp, confidence = step(disp, confidence, own, q, k, dilation)
     return disp, confidence
 
 
@@ -137,14 +123,15 @@ def zeroed(conv: nn.Conv2d) -> nn.Conv2d:
 class Propagation(nn.Module):
     """``propagate`` with logits and likeness read from features of so many ``channels``."""
 
-    def __init__(self, channels: int, dilations: Sequence[int], hidden: bool):
+    def __init__(self, channels: int, dilations: Sequence[int], hidden: bool, kernel: str):
         super().__init__()
-        self.dilations = dilations
+        self.dilations, self.kernel = dilations, kernel
         self.head = head(channels, 9 * len(dilations) + 2 * LIKENESS, hidden)
 
     def forward(self, disp: Tensor, confidence: Tensor, features: Tensor) -> tuple[Tensor, Tensor]:
-        logits, q, k = self.head(features).float().split([9 * len(self.dilations), LIKENESS, LIKENESS], dim=1)
-        return propagate(disp, confidence, logits, q * LIKENESS**-0.5, k, self.dilations)
+        plain = self.head(features).to(disp.dtype, memory_format=torch.contiguous_format)  # one copy, of all, for the steps
+        logits, q, k = plain.split([9 * len(self.dilations), LIKENESS, LIKENESS], dim=1)
+        return propagate(disp, confidence, logits, q * LIKENESS**-0.5, k, self.dilations, self.kernel)
 
 
 class Refine(nn.Module):
@@ -158,7 +145,7 @@ class Refine(nn.Module):
         self.factor, self.kernel = factor, kernel
         known, last = evidence_channels(groups=1), factor == STRIDE
         self.context = ConvNorm(2 * channels + known, channels, kernel=1)
-        self.spread = Propagation(channels, DILATIONS, hidden=True)
+        self.spread = Propagation(channels, DILATIONS, hidden=True, kernel=kernel)
         self.adjust = ConvNorm(channels + known, channels, kernel=1)
         self.trunk = nn.Sequential(ResidualBlock(channels), ResidualBlock(channels, dilation=2))
         self.residual = zeroed(nn.Conv2d(channels, 1, 3, padding=1))

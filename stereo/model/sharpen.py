@@ -27,7 +27,7 @@ class Sharpen(nn.Module):
         self.kernel = kernel
         self.describe = nn.Conv2d(stem, GROUPS * DEPTH, 3, padding=1)
         self.context = nn.Conv2d(channels, width, 1)
-        self.spread = Propagation(stem + width, DILATIONS, hidden=False)
+        self.spread = Propagation(stem + width, DILATIONS, hidden=False, kernel=kernel)
         self.mix = ConvNorm(stem + width + evidence_channels(GROUPS), width, kernel=1)
         self.trunk = ResidualBlock(width)
         self.residual = zeroed(nn.Conv2d(width, 1, 3, padding=1))

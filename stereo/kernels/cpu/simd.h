@@ -5,6 +5,7 @@
 #include <ATen/Parallel.h>
 
 #include <algorithm>
+#include <cmath>
 #include <cstdint>
 #include <cstring>
 #include <memory>
@@ -57,6 +58,31 @@ inline S join_lanes_from(typename Simd<S>::type v, Join join) {
 #endif
     return join_lanes_from<S, Half / 2>(join(v, other), join);
   }
+}
+
+// e^x for x <= 0, to 2 units in the last place down to e^-87.
+inline Simd<float>::type exponential(Simd<float>::type x) {
+  using V = Simd<float>::type;
+  x = x < -87.0f ? fill(-87.0f) : x;
+  const float magic = 12582912.0f;  // 1.5 * 2^23: adding it rounds to an integer
+  const V n = (x * 1.44269504f + magic) - magic;
+  const V r = (x - n * 0.693359375f) + n * 2.12194440e-4f;  // ln 2 in two parts
+  V p = fill(1.0f / 5040);
+  p = p * r + 1.0f / 720;
+  p = p * r + 1.0f / 120;
+  p = p * r + 1.0f / 24;
+  p = p * r + 1.0f / 6;
+  p = p * r + 0.5f;
+  p = p * r + 1.0f;
+  p = p * r + 1.0f;
+  const Simd<float>::ints bits = (__builtin_convertvector(n, Simd<float>::ints) + 127) << 23;
+  V scale;
+  std::memcpy(&scale, &bits, sizeof(scale));
+  return p * scale;
+}
+inline Simd<double>::type exponential(Simd<double>::type x) {
+  for (int i = 0; i < Simd<double>::lanes; ++i) x[i] = std::exp(x[i]);
+  return x;
 }
 
 struct BF16 {
