@@ -1,6 +1,6 @@
 """What evaluating costs over the network's own time: reading, hashing, regions, errors, confidence, occlusion.
 
-    python -m experiments.bench_evaluation       # from the root of the repository, on a quiet machine; two minutes
+    python -m experiments.bench_evaluation       # from the root of the repository, on a quiet machine; five minutes
 
 Pairs of 540x960 px are written to a temporary folder (PNG, PFM, masks) and evaluated from there with the shipped weights; the
 same pairs, held in memory, go through the network alone. Both take turns; the overhead is the ratio of the two walls, less one.
@@ -91,7 +91,7 @@ def measure(root: Path, count: int, repeats: int, workers: int) -> dict[str, Any
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--repeats", type=int, default=5, help="the median of these (default %(default)s)")
-    parser.add_argument("--pairs", type=int, default=8, help="in each repeat (default %(default)s)")
+    parser.add_argument("--pairs", type=int, default=24, help="in each repeat, which starts a reader once (default %(default)s)")
     parser.add_argument("--workers", type=int, default=1, help="processes that read ahead (default %(default)s, as evaluate)")
     parser.add_argument("-o", "--output", type=Path, default=HERE / "results" / "evaluation_overhead.json", help="JSON")
     args = parser.parse_args()
