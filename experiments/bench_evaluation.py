@@ -91,7 +91,7 @@ def measure(root: Path, count: int, repeats: int, workers: int) -> dict[str, Any
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--repeats", type=int, default=5, help="the median of these (default %(default)s)")
-    parser.add_argument("--pairs", type=int, default=24, help="in each repeat, which starts a reader once (default %(default)s)")
+    parser.add_argument("--pairs", type=int, default=24, help="in each repeat, with one start of a reader (%(default)s)")
     parser.add_argument("--workers", type=int, default=1, help="processes that read ahead (default %(default)s, as evaluate)")
     parser.add_argument("-o", "--output", type=Path, default=HERE / "results" / "evaluation_overhead.json", help="JSON")
     args = parser.parse_args()

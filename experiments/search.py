@@ -1,6 +1,6 @@
 """What `small` is made of, one thing changed at a time: the same budget for every variant, from random weights.
 
-    python -m experiments.search --data pairs:FOLDER                 # from the root of the repository; see search.toml for the cost
+    python -m experiments.search --data pairs:FOLDER      # from the root of the repository; what it costs: search.toml
     python -m experiments.search --seeds 3 --variants small "dense attention" -o experiments/results/quadtree_or_dense.json
 
 Chosen by the scores on generated scenes; those on real pairs are for reading only. Writes results/search.json.
@@ -28,7 +28,7 @@ HERE = Path(__file__).parent
 SIDES = 544, 960  # of the pair whose multiply-adds are told: 540x960 px as the network pads it
 VARIANTS: dict[str, tuple[str, ...]] = {
     "small": (),
-    "no second look": ("model.sharpen_channels=0",),
+    "no second look": ("model.sharpen_channels=0",),  # the heads at 1/4 then have a layer more, and upsample four times
     "wider second look": ("model.sharpen_channels=32",),
     "36 channels": ("model.channels=36",),
     "72 channels": ("model.channels=72",),

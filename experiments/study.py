@@ -87,8 +87,10 @@ def run_all(
 
 
 def mean_and_spread(runs: Sequence[Mapping[str, float]], key: str, digits: int) -> str:
-    """Mean of the seeds, and half their range behind +-."""
+    """Mean of the seeds, and half their range behind +-; a single run has none."""
     values = [run[key] for run in runs]
+    if len(values) == 1:
+        return f"{values[0]:.{digits}f}"
     return f"{statistics.mean(values):.{digits}f} +- {(max(values) - min(values)) / 2:.{digits}f}"
 
 

@@ -155,6 +155,9 @@ def initialise(model: Network, weights: str | Path, fresh: Sequence[str] = ()) -
         if not any(key.startswith(start) for key in expected):
             parts = ", ".join(name for name, _ in model.named_children())
             raise InputError(f"train.fresh: no tensor begins with '{start}'; the model's parts are {parts}")
+    if fresh:
+        count = sum(key.startswith(tuple(fresh)) for key in expected)
+        log.warning("%d of %d tensors start anew: %s", count, len(expected), ", ".join(fresh))
     tensors, expected = (
         {key: value for key, value in state.items() if not key.startswith(tuple(fresh))}
         for state in (given.state_dict(), expected)
@@ -183,7 +186,8 @@ def _load_strictly(model: nn.Module, tensors: dict[str, torch.Tensor], path: Pat
         key = wrong[0]
         raise InputError(
             f"weights '{path}' do not match their config: {len(wrong)} tensors differ, the first is '{key}': "
-            f"got {given.get(key, 'nothing')}, expected {expected.get(key, 'nothing')}"
+            f"got {given.get(key, 'nothing')}, expected {expected.get(key, 'nothing')}; "
+            "take the version of this program that wrote them, or other weights"
         )
     model.load_state_dict(tensors)
 

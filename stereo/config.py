@@ -44,7 +44,7 @@ class ModelConfig(AttentionConfig):
     match_levels: int = 3  # of that descent
     match_topk: int = 12  # keys kept per token and level; twice as many matches are looked at
     sinkhorn_iterations: int = 4
-    sharpen_channels: int = 0  # width of a second look at 1/2 resolution; 0, as in weights that do not say, leaves it out
+    sharpen_channels: int = 0  # width of a second look at 1/2 resolution; 0 leaves it out
 
 
 @dataclass(frozen=True)
@@ -254,6 +254,8 @@ class TrainConfig:
         check("ema", 0 <= self.ema < 1, "a number from 0 to below 1")
         rising = all(a < b for a, b in zip((0.0, *self.milestones), (*self.milestones, 1.0), strict=True))
         check("milestones", rising, "rising shares of the run, between 0 and 1")
+        check("fresh", all(self.fresh), "beginnings of names, none of them empty")
+        check("fresh", not self.fresh or bool(self.init), "nothing where train.init is not given: everything starts anew")
         check("patience", not self.patience or self.validate_every > 0, "0, or train.validate_every above 0 as well")
 
 

@@ -343,19 +343,25 @@ def test_weights_that_do_not_fit_are_named(trained: Path, tmp_path: Path):
     assert not (tmp_path / "a").exists()
 
 
-def test_a_trained_network_grows_a_part(trained: Path, tmp_path: Path):
-    start = with_train(
-        init=str(trained / "checkpoint.pt"), fresh=("sharpen.", "refine.mask"), steps=1, learning_rate=1e-30, weight_decay=0.0
-    )
-    model, _ = train(tmp_path / "grown", replace(start, model=replace(RECIPE.model, sharpen_channels=12)))
+def test_a_trained_network_grows_a_part(trained: Path, tmp_path: Path, caplog: pytest.LogCaptureFixture):
+    """The second look at half resolution, from one that had none, as docs/training.md has it."""
+    parts = ("sharpen.", "refine.mask.", "refine.doubt.")
+    unchanged = {"steps": 1, "learning_rate": 1e-30, "weight_decay": 0.0}
+    train(tmp_path / "without", replace(with_train(steps=1), model=replace(RECIPE.model, sharpen_channels=0)))
+    given = tmp_path / "without" / "checkpoint.pt"
+    model, _ = train(tmp_path / "grown", with_train(init=str(given), fresh=parts, **unchanged))
     torch.manual_seed(5)  # as ``train`` does
-    born = build_model(model.config).state_dict()
-    given = load_state(trained / "checkpoint.pt")["ema"]["weights"]
+    born, before = build_model(model.config).state_dict(), load_state(given)["model"]
     for name, value in model.state_dict().items():
-        expected = born if name.startswith(("sharpen.", "refine.mask")) else given
+        expected = born if name.startswith(parts) else before
         torch.testing.assert_close(value, expected[name], rtol=1e-6, atol=1e-20)
+    assert f"of {len(born)} tensors start anew: sharpen., refine.mask., refine.doubt." in caplog.text
     with pytest.raises(InputError, match=r"no tensor begins with 'sharpening'; the model's parts are .*sharpen"):
         train(tmp_path / "a", with_train(init=str(trained / "checkpoint.pt"), fresh=("sharpening",)))
+    with pytest.raises(InputError, match=r"train\.fresh: got \('',\)"):
+        with_train(init="x.pt", fresh=("",))
+    with pytest.raises(InputError, match=r"train\.fresh: .* where train\.init is not given"):
+        with_train(fresh=parts)
 
 
 def test_training_goes_on_from_a_converted_sttr(tmp_path: Path, caplog: pytest.LogCaptureFixture):

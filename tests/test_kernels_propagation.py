@@ -90,14 +90,26 @@ def test_any_strides_and_no_rows():
     assert [x.shape for x in cpp.propagation_step(*(x[:0] for x in inputs), 1)] == [(0, 6, 10)] * 2
 
 
-def test_what_is_not_a_number_stays_so():
+@pytest.mark.parametrize("which", range(5), ids=("disp", "confidence", "logits", "q", "k"))
+def test_what_is_not_a_number_stays_so(which: int):
     """Training has to see it."""
     inputs, grads = make_inputs(3, 40, 2, torch.float32)
-    inputs[0][0, 1, 20] = torch.nan
+    inputs[which][0, ..., 1, 20] = torch.nan
     ours, theirs = (run(step, inputs, grads, 1) for step in (cpp.propagation_step, reference.propagation_step))
-    assert ours[0][0, :, 19:22].isnan().all()
+    assert ours[0].isnan().any()
     for name, a, b in zip(NAMES, ours, theirs, strict=True):
         assert torch.equal(a.isnan(), b.isnan()), name
+
+
+@pytest.mark.parametrize("result", [0, 1])
+def test_a_gradient_of_one_result_alone(result: int):
+    inputs, grads = make_inputs(6, 20, 4, torch.float64)
+    found = []
+    for step in (cpp.propagation_step, reference.propagation_step):
+        given = [x.detach().requires_grad_() for x in inputs]
+        found.append(torch.autograd.grad(step(*given, 2)[result], given, grads[0], allow_unused=True))
+    for a, b in zip(*found, strict=True):
+        torch.testing.assert_close(a, torch.zeros_like(a) if b is None else b, rtol=1e-10, atol=1e-10)
 
 
 def test_it_is_a_proper_custom_operator():

@@ -11,6 +11,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from stereo.kernels import cpp
 from stereo.model.matching import (
     DenseMatching,
     SparseMatching,
@@ -302,13 +303,13 @@ def test_propagation_stays_on_its_side_of_an_edge():
     disp, confidence = torch.full((1, 9, 40), 12.0), torch.ones(1, 9, 40)
     disp[:, :, 20:] = 40.0
     disp[:, :, 16:24], confidence[:, :, 16:24] = 90.0, 0.0
-    likeness = torch.full((1, 1, 9, 40), 4.0)
-    likeness[..., 20:] = -4.0
-    filled, _ = propagate(disp, confidence, torch.zeros(1, 9 * len(DILATIONS), 9, 40), likeness, likeness, DILATIONS)
+    affinity = torch.full((1, 1, 9, 40), 4.0)
+    affinity[..., 20:] = -4.0
+    filled, _ = propagate(disp, confidence, torch.zeros(1, 9 * len(DILATIONS), 9, 40), affinity, affinity, DILATIONS)
     assert (filled[:, :, :20] - 12).abs().max() < 0.7
     assert (filled[:, :, 20:] - 40).abs().max() < 0.7
     blurred, _ = propagated(disp, confidence, torch.zeros(1, 9 * len(DILATIONS), 9, 40))
-    assert (blurred[:, :, 19] - 12).min() > 5  # what likeness is for
+    assert (blurred[:, :, 19] - 12).min() > 5  # what affinity is for
 
 
 def test_propagation_equals_a_slow_loop():
@@ -332,8 +333,10 @@ def test_propagation_equals_a_slow_loop():
     torch.testing.assert_close(found, (disp, confidence), atol=1e-12, rtol=1e-12)
 
 
-@pytest.mark.parametrize("kernel", ["reference", "matmul"])
+@pytest.mark.parametrize("kernel", ["reference", "matmul", "cpp"])
 def test_local_scores_equal_a_slow_loop(kernel: str):
+    if kernel == "cpp" and cpp.available():
+        pytest.skip(cpp.available())
     B, h, w, groups, d = 2, 2, 12, 2, 4
     q, k = torch.randn(2, B, h, w, groups, d, generator=generator()).unbind()
     disp = 14 * torch.rand(B, h, w, generator=generator(1)) - 1  # beyond both ends of the row, too
@@ -395,6 +398,7 @@ def test_sharpening_begins_as_plain_upsampling():
     sharpen = Sharpen(channels=16, stem=8, width=8, kernel="reference")
     left, right = torch.randn(2, 2, 8, 10, 40, generator=generator()).unbind()
     disp, occlusion, confidence = torch.rand(3, 2, 10, 40, generator=generator(1)).unbind()
+    disp = disp + torch.arange(40.0)  # so that what lies around a place differs from place to place
     found = sharpen(Maps(9 + disp, occlusion, confidence), torch.randn(2, 16, 5, 20, generator=generator(2)), left, right)
     reach = 1 + sum(sharpen.spread.dilations)
     low, high = (sign * F.max_pool2d(sign * (9 + disp), 2 * reach + 1, 1, reach) for sign in (-1, 1))

@@ -20,7 +20,7 @@ from stereo.model.layers import ConvNorm, ResidualBlock
 from stereo.types import Transport
 
 DILATIONS = (1, 4, 8, 16, 8, 4, 2, 1)  # of the propagation steps: together they carry a disparity across 44 tokens
-LIKENESS = 8  # channels by which two positions are compared
+AFFINITY = 8  # channels by which two positions are compared
 SEARCH = 4  # tokens on either side of the current disparity at which the match is looked at again
 BLURS = (3, 9, 27)  # windows, in tokens, whose confidence-weighted means a disparity is compared with
 
@@ -64,7 +64,9 @@ def local_scores(q: Tensor, k: Tensor, disp: Tensor, kernel: str) -> Tensor:
     base = target.floor()
     offsets = torch.arange(-SEARCH, SEARCH + 2, device=disp.device)
     index = (base[..., None].long() + offsets).clamp(0, w - 1)[:, :, :, None].expand(-1, -1, -1, groups, -1)
-    scores = kernels.select(kernel, k).gather_scores(q, k, index)  # (B, h, w, G, 2 * SEARCH + 2)
+    with torch.autocast(disp.device.type, enabled=False):  # what lies between two tokens is a matter of small differences
+        q, k = q.to(disp.dtype), k.to(disp.dtype)
+        scores = kernels.select(kernel, k).gather_scores(q, k, index)  # (B, h, w, G, 2 * SEARCH + 2)
     fraction = (target - base)[..., None, None]
     scores = scores[..., :-1] * (1 - fraction) + scores[..., 1:] * fraction
     return (scores.log_softmax(dim=-1).clamp(min=-8) / 8).flatten(3).permute(0, 3, 1, 2)
@@ -121,17 +123,17 @@ def zeroed(conv: nn.Conv2d) -> nn.Conv2d:
 
 
 class Propagation(nn.Module):
-    """``propagate`` with logits and likeness read from features of so many ``channels``."""
+    """``propagate`` with logits and affinity read from features of so many ``channels``."""
 
     def __init__(self, channels: int, dilations: Sequence[int], hidden: bool, kernel: str):
         super().__init__()
         self.dilations, self.kernel = dilations, kernel
-        self.head = head(channels, 9 * len(dilations) + 2 * LIKENESS, hidden)
+        self.head = head(channels, 9 * len(dilations) + 2 * AFFINITY, hidden)
 
     def forward(self, disp: Tensor, confidence: Tensor, features: Tensor) -> tuple[Tensor, Tensor]:
-        plain = self.head(features).to(disp.dtype, memory_format=torch.contiguous_format)  # one copy, of all, for the steps
-        logits, q, k = plain.split([9 * len(self.dilations), LIKENESS, LIKENESS], dim=1)
-        return propagate(disp, confidence, logits, q * LIKENESS**-0.5, k, self.dilations, self.kernel)
+        plain = self.head(features).to(disp.dtype, memory_format=torch.contiguous_format)
+        logits, q, k = plain.split([9 * len(self.dilations), AFFINITY, AFFINITY], dim=1)
+        return propagate(disp, confidence, logits, q * AFFINITY**-0.5, k.contiguous(), self.dilations, self.kernel)
 
 
 class Refine(nn.Module):

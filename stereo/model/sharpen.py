@@ -51,5 +51,5 @@ class Sharpen(nn.Module):
 
     def described(self, features: Tensor) -> Tensor:
         """(B, stem, h, w) -> (B, h, w, GROUPS, DEPTH), scaled so that products are scores."""
-        described = self.describe(features).permute(0, 2, 3, 1).float() * DEPTH**-0.25
+        described = self.describe(features).permute(0, 2, 3, 1) * DEPTH**-0.25
         return described.unflatten(-1, (GROUPS, DEPTH))

@@ -1,6 +1,6 @@
 // One step of propagation: every position takes a convex combination of the disparities in its 3x3 neighbourhood, the confident ones
-// and those that look alike first. Law and shapes: propagation_step in reference.py. Row by row; of the nine weights, which the
-// backward computes anew, nothing but its own work space is written to memory.
+// and those that look alike first. Law and shapes: propagation_step in reference.py. Row by row; the nine weights are not kept but
+// computed anew for the backward, which writes them out once: rows read each other.
 #include <torch/library.h>
 
 #include <cmath>
