@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator, Sequence
 
 from datasets.base import StereoDataset
-from datasets.handover import Parcel, pack, unpack
+from datasets.handover import Parcel, pack
 from datasets.workers import Numbered, ordered_items
 from stereo.types import InputError, Sample
 
@@ -14,10 +14,9 @@ def read_ahead(samples: StereoDataset, indices: Sequence[int], workers: int) -> 
     """The samples of ``indices`` in their order, read by ``workers`` processes (0: each here, when it is asked for).
 
     Processes, not threads: decoding takes the standard error of its process for itself, and logs of others would be lost.
-    Raises InputError for a sample that cannot be read.
+    Raises InputError for a sample that cannot be read, StoppedError for a process that was killed.
     """
-    for made in ordered_items(_Chosen(samples, indices, workers > 0), workers):
-        found = unpack(made)
+    for found in ordered_items(_Chosen(samples, indices, workers > 0), workers):
         if isinstance(found, InputError):
             raise found
         yield found

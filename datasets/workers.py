@@ -6,7 +6,7 @@ import os
 import re
 import signal
 import threading
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from functools import partial
 from typing import Any
@@ -16,6 +16,7 @@ import torch
 from torch import Tensor
 from torch.utils.data import DataLoader, Dataset, get_worker_info
 
+from datasets.handover import LostError, unpack
 from stereo.types import StoppedError
 
 IDLE = -1
@@ -35,6 +36,7 @@ class Numbered(Dataset):
 def ordered_items(numbered: Numbered, workers: int) -> Iterator[Any]:
     """The items of a data set one after the other, made by ``workers`` processes (0: in this one) that run ahead.
 
+    What a process has packed (datasets.handover) comes unpacked; what a dead one has packed and nobody has taken is lost.
     Raises StoppedError, when the next item is awaited, for a process that was killed.
     """
     board = torch.full((workers, 2), IDLE).share_memory_()  # of each process: its id and the item that it is making
@@ -98,15 +100,19 @@ def _deaths_told_on_asking() -> Iterator[None]:
 
 def _told(items: Iterator[Any], numbered: Numbered, board: Tensor) -> Iterator[Any]:
     try:
-        yield from items
+        yield from map(unpack, items)
+    except LostError as error:
+        raise _stopped([error.maker], numbered, board) from error
     except RuntimeError as error:
         found = re.match(r"DataLoader worker \(pid(?:\(s\))? ([\d, ]+)\)", str(error))
         if not found:
             raise
-        dead = [_death(int(pid), numbered, board) for pid in found[1].split(",")]
-        raise StoppedError(
-            f"{'; '.join(dead)}; most likely memory ran out: take fewer workers (of a training: data.workers, then --resume)"
-        ) from error
+        raise _stopped([int(pid) for pid in found[1].split(",")], numbered, board) from error
+
+
+def _stopped(pids: Sequence[int], numbered: Numbered, board: Tensor) -> StoppedError:
+    dead = "; ".join(_death(pid, numbered, board) for pid in pids)
+    return StoppedError(f"{dead}; most likely memory ran out: take fewer workers (of a training: data.workers, then --resume)")
 
 
 def _death(pid: int, numbered: Numbered, board: Tensor) -> str:

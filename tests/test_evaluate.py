@@ -6,6 +6,7 @@ import csv
 import json
 import math
 import time
+from collections.abc import Iterator, Sequence
 from dataclasses import replace
 from functools import partial
 from pathlib import Path
@@ -17,7 +18,7 @@ from datasets.reading import read_ahead
 from stereo.engine.evaluate import ByName, Report, evaluate
 from stereo.engine.result_files import format_regions, format_table, make_card, write_card, write_csv
 from stereo.inference.stored import StoredMap
-from stereo.types import DisparityMap, InputError, Sample
+from stereo.types import DisparityMap, InputError, Sample, StoppedError
 from stereo.version import __version__
 
 META = {"weights": {"name": "w", "sha256": "00"}, "data": "fake:1"}
@@ -266,6 +267,18 @@ def test_an_unreadable_sample_stops_the_readers_too():
     with pytest.raises(InputError, match=r"^left\.png is damaged$"):  # no traceback of another process
         evaluate(predict, Broken(), False, read=partial(read_ahead, workers=2), on_image=lambda *image: scored.append(image[0]))
     assert scored == [0, 1, 2]
+
+
+@pytest.mark.parametrize("error", [InputError, StoppedError])
+def test_what_was_predicted_is_scored_before_a_reader_stops_everything(samples: list[Sample], error: type[Exception]):
+    def read(given: list[Sample], indices: Sequence[int]) -> Iterator[Sample]:
+        yield from given
+        raise error("no more")
+
+    scored: list[int] = []
+    with pytest.raises(error, match=r"^no more$"):
+        evaluate(perfect(samples), samples, False, read=read, on_image=lambda *image: scored.append(image[0]))
+    assert scored == [0, 1]
 
 
 def test_each_image_is_handed_over_with_its_row(samples: list[Sample]):

@@ -22,7 +22,7 @@ from stereo.engine.protocols import Protocol as ScoringProtocol
 from stereo.engine.scoring import score_image
 from stereo.inference.stored import StoredMap
 from stereo.metrics import aggregate
-from stereo.types import DisparityMap, InputError, Sample
+from stereo.types import DisparityMap, InputError, Sample, StoppedError
 
 Predict = Callable[[np.ndarray, np.ndarray], DisparityMap | StoredMap]
 # What is done with each image once it is scored: its number in the data set, the sample, what was predicted, its row.
@@ -90,13 +90,14 @@ def evaluate(
 
     predict:  takes left and right (H, W, 3) uint8 RGB, returns a DisparityMap of their size, or a StoredMap.
     progress: show a bar on stderr when that is a terminal: of this process's share.
-    read:     how samples are read, for example datasets.reading.read_ahead with its workers.
+    read:     how samples are read, for example datasets.reading.read_ahead with its workers. Two are alive at once, the one
+              that is scored and the next; three while a sample is read, as the one before is let go of after that.
     sharded:  share the images out among the processes of torch.distributed's group; every process must call this, and each
               returns the whole report.
     on_image: called after each image (``OnImage``), by the process that scored it.
     indices:  the images to score, ascending, instead of all that the protocol chooses.
     Raises InputError for a sample that cannot be read or has no ground truth, a prediction of another size or with values that
-    are not finite, and for no sample at all. Nothing is ever left out silently.
+    are not finite, and for no sample at all; StoppedError for a reader that died. Nothing is ever left out silently.
     """
     if len(samples) == 0:
         raise InputError("the data set is empty; expected at least one pair with ground truth")
@@ -125,7 +126,10 @@ def evaluate(
 def _predicted(
     predict: Predict | ByName, samples: Iterator[Sample]
 ) -> Iterator[tuple[Sample, DisparityMap | StoredMap, float]]:
-    """Each sample, what was predicted, and the seconds that took. Raises InputError that names the image."""
+    """Each sample, what was predicted, and the seconds that took. Raises InputError that names the image.
+
+    The next sample is taken before this one is scored. What is raised in its place (InputError, StoppedError) waits for that.
+    """
     coming = next(samples, None)
     while coming is not None:
         sample = coming
@@ -136,10 +140,10 @@ def _predicted(
             seconds = time.perf_counter() - start
         # Whoever reads ahead starts on another sample when one is taken: here, to do that beside the scoring on one core and
         # not beside the network, which has all of them.
-        broken = None
+        broken: InputError | StoppedError | None = None
         try:
             coming = next(samples, None)
-        except InputError as error:
+        except (InputError, StoppedError) as error:
             broken = error
         yield sample, result, seconds
         if broken:  # only now, when what was predicted is scored
