@@ -31,7 +31,7 @@ def stage(folder: Path) -> dict[str, Any]:
     latest = {(line["kind"], line["step"]): line for line in lines}  # a resumed run tells the steps since its checkpoint again
     told = sorted(latest.items())
     trained, validated = ([line for (given, _), line in told if given == kind] for kind in ("train", "validation"))
-    steps = max((line["step"] for line in trained), default=0)
+    steps = max((line["step"] for line in [*trained, *validated]), default=0)
     batch = recipe["train"]["batch_size"] * recipe["train"]["accumulate"]
     cards = sorted(folder.glob("*.card.json"))
     return {

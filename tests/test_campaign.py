@@ -27,11 +27,11 @@ def step(number: int, loss: float, rate: float) -> dict:
 def test_a_stage_by_hand(tmp_path: Path):
     """Eight samples a step; killed after step 30 and resumed from 20, so that step 30 is told twice."""
     lines = [step(10, 4.0, 2.0), step(20, 3.0, 4.0), step(30, 99.0, 1.0), {"step": 20, "kind": "resume"}, step(30, 2.0, 8.0)]
-    found = stage(write_run(tmp_path / "run", [*lines, {"step": 30, "kind": "validation", "epe_noc": 1.5}]))
-    assert (found["run"], found["steps"], found["samples"]) == ("run", 30, 240)
+    found = stage(write_run(tmp_path / "run", [*lines, {"step": 35, "kind": "validation", "epe_noc": 1.5}]))
+    assert (found["run"], found["steps"], found["samples"]) == ("run", 35, 280)  # the last step tells its validation only
     assert found["hours"] == pytest.approx((80 / 2 + 80 / 4 + 80 / 8) / 3600)
     assert [(point["step"], point["loss/total"]) for point in found["curve"]] == [(10, 4.0), (20, 3.0), (30, 2.0)]
-    assert found["validation"] == [{"step": 30, "epe_noc": 1.5}]
+    assert found["validation"] == [{"step": 35, "epe_noc": 1.5}]
     assert found["weights"] is None
     assert "/home" not in json.dumps(found)
     assert found["recipe"]["train"]["init"] == "first/checkpoint.pt"
