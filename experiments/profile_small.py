@@ -25,7 +25,7 @@ from stereo.engine.memory import keep_freed_memory
 from stereo.image_io import atomic_write
 from stereo.version import __version__
 
-STAGES = ("backbone", "transformer", "matching", "refine")
+STAGES = ("backbone", "transformer", "matching", "refine", "sharpen")
 SHOWN = 20  # operations of a table
 
 

@@ -258,8 +258,8 @@ def growth(rows: Sequence[dict[str, Any]]) -> list[dict[str, Any]]:
 # The table
 
 BASELINES = {"preset": "sttr", "operator": "dense"}
-HOLDERS = ("backbone", "tokenizer", "transformer", "matching", "adjust", "refine")
-STAGES = ("backbone", "tokenizer", "attention", "projections", "matching", "adjust", "refine")
+HOLDERS = ("backbone", "tokenizer", "transformer", "matching", "adjust", "refine", "sharpen")
+STAGES = ("backbone", "tokenizer", "attention", "projections", "matching", "adjust", "refine", "sharpen")
 
 
 def format_rows(rows: Sequence[dict[str, Any]]) -> str:
