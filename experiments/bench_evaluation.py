@@ -3,7 +3,8 @@
     python -m experiments.bench_evaluation       # from the root of the repository, on a quiet machine; five minutes
 
 Pairs of 540x960 px are written to a temporary folder (PNG, PFM, masks) and evaluated from there with the shipped weights; the
-same pairs, held in memory, go through the network alone. Both take turns; the overhead is the ratio of the two walls, less one.
+same pairs, held in memory, go through the network alone. Both take turns, each time in a process of its own as from the command
+line; the overhead is the ratio of the two walls, less one.
 The processor's time is measured too: other programs on the machine disturb it less.
 """
 
@@ -16,7 +17,9 @@ import statistics
 import tempfile
 import time
 from collections.abc import Callable
+from concurrent.futures import ProcessPoolExecutor
 from functools import partial
+from multiprocessing import get_context, set_start_method
 from pathlib import Path
 from typing import Any
 
@@ -32,7 +35,6 @@ from stereo.engine.evaluate import evaluate
 from stereo.engine.machine import cpu_name
 from stereo.engine.memory import keep_freed_memory
 from stereo.image_io import atomic_write, write_image, write_pfm
-from stereo.types import Sample
 from stereo.version import __version__
 
 HERE = Path(__file__).parent
@@ -59,24 +61,39 @@ def timed(run: Callable[[], Any]) -> tuple[float, float]:
     return time.perf_counter() - start[0], sum(os.times()[:4]) - start[1]
 
 
+def predictor_of_a_command() -> StereoPredictor:
+    """As the command line has it, in a process that has done nothing else yet."""
+    set_start_method(None, force=True)  # the system's: a spawned process would spawn its readers, too
+    keep_freed_memory()
+    cv2.setNumThreads(torch.get_num_threads())
+    return StereoPredictor(load_model(default_weights()))
+
+
+def network(data: PairsDataset, count: int) -> tuple[float, float]:
+    predict = predictor_of_a_command().predict
+    held = [data[index] for index in range(count)]
+    return timed(lambda: [predict(sample.left, sample.right) for sample in held])
+
+
+def evaluation(data: PairsDataset, workers: int) -> tuple[float, float]:
+    predict = predictor_of_a_command().predict
+    return timed(lambda: evaluate(predict, data, progress=False, read=partial(read_ahead, workers=workers)))
+
+
+def in_a_process(run: Callable[..., tuple[float, float]], *given: Any) -> tuple[float, float]:
+    """Of its own: readers are forked, and what a process has held before would have to be copied for them page by page."""
+    with ProcessPoolExecutor(1, get_context("spawn")) as pool:
+        return pool.submit(run, *given).result()
+
+
 def measure(root: Path, count: int, repeats: int, workers: int) -> dict[str, Any]:
     write_pairs(root, count)
     data = PairsDataset(root)
-    held: list[Sample] = [data[index] for index in range(count)]
-    predictor = StereoPredictor(load_model(default_weights()))
-
-    def network() -> None:
-        for sample in held:
-            predictor.predict(sample.left, sample.right)
-
-    def evaluation() -> None:
-        evaluate(predictor.predict, data, progress=False, read=partial(read_ahead, workers=workers))
-
     turns = []
-    network()  # builds, allocates
+    in_a_process(network, data, 1)  # builds
     for turn in range(repeats):
-        alone, alone_cpu = timed(network)
-        whole, whole_cpu = timed(evaluation)
+        alone, alone_cpu = in_a_process(network, data, count)
+        whole, whole_cpu = in_a_process(evaluation, data, workers)
         turns.append({
             "network_s": alone / count,
             "evaluation_s": whole / count,
@@ -85,7 +102,7 @@ def measure(root: Path, count: int, repeats: int, workers: int) -> dict[str, Any
         })  # fmt: skip
         print(f"turn {turn + 1}: {turns[-1]}", flush=True)
     median = {key: statistics.median(turn[key] for turn in turns) for key in turns[0]}
-    return {"precision": predictor.precision, "median": median, "turns": turns}
+    return {"precision": StereoPredictor(load_model(default_weights())).precision, "median": median, "turns": turns}
 
 
 def main() -> None:
@@ -95,8 +112,6 @@ def main() -> None:
     parser.add_argument("--workers", type=int, default=1, help="processes that read ahead (default %(default)s, as evaluate)")
     parser.add_argument("-o", "--output", type=Path, default=HERE / "results" / "evaluation_overhead.json", help="JSON")
     args = parser.parse_args()
-    keep_freed_memory()
-    cv2.setNumThreads(torch.get_num_threads())
     load = os.getloadavg()
     with tempfile.TemporaryDirectory() as folder:
         found = measure(Path(folder), args.pairs, args.repeats, args.workers)
