@@ -14,60 +14,58 @@ from pathlib import Path
 from typing import Any
 
 from stereo.image_io import atomic_write
+from stereo.report.run_log import Curve, read_run
 from stereo.types import InputError
 
 HERE = Path(__file__).parent
 POINTS = 20  # of a curve
 CURVE = ("loss/total", "epe_visible_px")
+NOTHING = Curve((), ())
 
 
 def stage(folder: Path) -> dict[str, Any]:
     """One run. Paths are told by their last two parts: the rest is a matter of one machine."""
-    recipe = json.loads(_read(folder / "recipe.json"))
-    versions = json.loads(_read(folder / "versions.json"))
-    versions.pop("command", None)
+    run = read_run(folder)
+    if run.recipe is None:
+        missing = folder / "recipe.json"
+        raise InputError(f"'{missing}' cannot be read: it is not there; name folders of runs that 'train' has made")
+    recipe = json.loads(run.recipe[1])
     recipe["train"]["init"] = "/".join(Path(recipe["train"]["init"]).parts[-2:])
-    lines = [json.loads(line) for line in _read(folder / "log.jsonl").splitlines()]
-    latest = {(line["kind"], line["step"]): line for line in lines}  # a resumed run tells the steps since its checkpoint again
-    told = sorted(latest.items())
-    trained, validated = ([line for (given, _), line in told if given == kind] for kind in ("train", "validation"))
-    steps = max((line["step"] for line in [*trained, *validated]), default=0)
     batch = recipe["train"]["batch_size"] * recipe["train"]["accumulate"]
+    steps = max((curve.steps[-1] for curve in run.curves.values()), default=0)
     cards = sorted(folder.glob("*.card.json"))
     return {
-        "run": folder.name,
+        "run": run.name,
         "recipe": recipe,
-        "versions": versions,
+        "versions": {name: value for name, value in run.versions.items() if name != "command"},
         "steps": steps,
         "samples": steps * batch,
-        "hours": _hours(trained, batch),
-        "curve": _curve(trained),
-        "validation": [{key: value for key, value in line.items() if key != "kind"} for line in validated],
-        "weights": json.loads(_read(cards[-1]))["weights"] if cards else None,
+        "hours": _hours(run.curves.get(("train", "samples_per_s"), NOTHING), batch),
+        "curve": _points({name: run.curves.get(("train", name), NOTHING) for name in CURVE}),
+        "validation": _rows({name: curve for (kind, name), curve in run.curves.items() if kind == "validation"}),
+        "weights": json.loads(cards[-1].read_text(encoding="utf-8"))["weights"] if cards else None,
     }
 
 
-def _read(path: Path) -> str:
-    try:
-        return path.read_text(encoding="utf-8")
-    except OSError as error:
-        raise InputError(f"'{path}' cannot be read: {error.strerror}; name folders of runs that 'train' has made") from None
-
-
-def _hours(trained: list[dict[str, Any]], batch: int) -> float:
+def _hours(rate: Curve, batch: int) -> float:
     """Of training alone: the steps since the line before, at the rate that each line tells."""
-    steps = [line["step"] for line in trained]
-    rates = [line["samples_per_s"] for line in trained]
-    return sum(batch * (b - a) / rate for a, b, rate in zip([0, *steps], steps, rates, strict=False)) / 3600
+    return sum(batch * (b - a) / value for a, b, value in zip([0, *rate.steps], rate.steps, rate.values, strict=False)) / 3600
 
 
-def _curve(trained: list[dict[str, Any]]) -> list[dict[str, float]]:
-    """Means of as many stretches of the run."""
-    size = max(1, -(-len(trained) // POINTS))
-    parts = [trained[first : first + size] for first in range(0, len(trained), size)]
-    return [
-        {"step": part[-1]["step"], **{key: statistics.fmean(line[key] for line in part) for key in CURVE}} for part in parts
-    ]
+def _rows(curves: dict[str, Curve]) -> list[dict[str, float]]:
+    rows: dict[int, dict[str, float]] = {}
+    for name, curve in curves.items():
+        for step, value in zip(curve.steps, curve.values, strict=True):
+            rows.setdefault(step, {"step": step})[name] = value
+    return [rows[step] for step in sorted(rows)]
+
+
+def _points(curves: dict[str, Curve]) -> list[dict[str, float]]:
+    """Means of POINTS stretches of the run, at most."""
+    rows = _rows(curves)
+    size = max(1, -(-len(rows) // POINTS))
+    parts = [rows[first : first + size] for first in range(0, len(rows), size)]
+    return [{"step": part[-1]["step"], **{key: statistics.fmean(row[key] for row in part) for key in curves}} for part in parts]
 
 
 def main() -> None:
