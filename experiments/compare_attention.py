@@ -10,7 +10,6 @@ time and peak memory of a fresh process. Runs go on where they stopped; the end 
 
 from __future__ import annotations
 
-import argparse
 import json
 from dataclasses import asdict, replace
 from functools import partial
@@ -20,7 +19,7 @@ from typing import Any
 import torch
 
 from experiments.dot_chart import Column, dot_chart
-from experiments.study import SCORES, format_columns, mean_and_spread, run_all
+from experiments.study import SCORES, format_columns, mean_and_spread, parsed, run_all, seeded, study_parser
 from stereo.attention import ATTENTION
 from stereo.config import Recipe, load_recipe
 from stereo.engine.bench import Case, Limits, count_case, measure_case
@@ -48,12 +47,7 @@ def recipe_of(study: str, steps: int | None, name: str, seed: int) -> Recipe:
     recipe = load_recipe(HERE / "compare.toml", [] if steps is None else [f"train.steps={steps}"])
     # The C++ gathers have no faster way to relative positions; whole rows have (stereo.attention.sparse).
     kernel = "matmul" if settings.get("position") == "relative" else "cpp"
-    return replace(
-        recipe,
-        model=replace(recipe.model, **settings),
-        data=replace(recipe.data, seed=recipe.data.seed + seed),
-        train=replace(recipe.train, seed=seed, kernel=kernel),
-    )
+    return seeded(replace(recipe, model=replace(recipe.model, **settings)), seed, kernel)
 
 
 def cost_of(settings: dict[str, Any], threads: int) -> dict[str, Any]:
@@ -85,16 +79,10 @@ def format_table(variants: dict[str, dict[str, Any]]) -> str:
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = study_parser(__doc__, seeds=2, runs="runs/compare")
     parser.add_argument("study", choices=sorted(STUDIES))
-    parser.add_argument("--seeds", type=int, default=2, help="runs of each variant (default %(default)s)")
-    parser.add_argument("--jobs", type=int, default=2, help="runs at a time, one thread each (default %(default)s)")
-    parser.add_argument("--steps", type=int, default=None, help="of each run (default: the recipe's)")
-    parser.add_argument("--runs", type=Path, default=Path("runs/compare"), help="where runs lie (default %(default)s)")
     parser.add_argument("-o", "--output", type=Path, default=HERE / "results", help="folder (default: experiments/results)")
-    args = parser.parse_args()
-    if min(args.seeds, args.jobs) < 1:
-        parser.error("expected at least one seed and one job")
+    args = parsed(parser)
 
     scores = run_all(
         list(STUDIES[args.study]), args.seeds, args.jobs, args.runs, partial(recipe_of, args.study, args.steps)

@@ -7,7 +7,6 @@ Scored on generated scenes with everything in them, and, for reading only, on re
 
 from __future__ import annotations
 
-import argparse
 import json
 from dataclasses import asdict, replace
 from functools import partial
@@ -16,7 +15,7 @@ from typing import Any
 
 import torch
 
-from experiments.study import REPORT_ONLY, SCORES, format_columns, mean_and_spread, run_all
+from experiments.study import add_variants, format_columns, mean_and_spread, parsed, run_all, score_keys, seeded, study_parser
 from stereo.config import ContentConfig, Recipe, load_recipe
 from stereo.engine.machine import cpu_name
 from stereo.image_io import atomic_write
@@ -40,35 +39,18 @@ LEFT_OUT: dict[str, dict[str, Any]] = {
 def recipe_of(path: Path, steps: int | None, name: str, seed: int) -> Recipe:
     recipe = load_recipe(path, [] if steps is None else [f"train.steps={steps}"])
     content = replace(recipe.data.content, **LEFT_OUT[name])
-    return replace(
-        recipe,
-        data=replace(recipe.data, seed=recipe.data.seed + seed, content=content),
-        train=replace(recipe.train, seed=seed, kernel="cpp"),
-    )
+    return seeded(replace(recipe, data=replace(recipe.data, content=content)), seed)
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--data", default="", help="real pairs to report on, NAME:PATH (default: none)")
-    parser.add_argument("--recipe", type=Path, default=HERE / "compare.toml", help="what every run is given")
-    parser.add_argument("--variants", nargs="+", choices=list(LEFT_OUT), default=list(LEFT_OUT), help="default: all")
-    parser.add_argument("--seeds", type=int, default=2, help="runs of each variant (default %(default)s)")
-    parser.add_argument("--jobs", type=int, default=2, help="runs at a time, one thread each (default %(default)s)")
-    parser.add_argument("--steps", type=int, default=None, help="of each run (default: the recipe's)")
-    parser.add_argument("--runs", type=Path, default=Path("runs/content"), help="where runs lie (default %(default)s)")
-    parser.add_argument("-o", "--output", type=Path, default=HERE / "results" / "compare_content.json", help="JSON")
-    args = parser.parse_args()
-    if min(args.seeds, args.jobs) < 1:
-        parser.error("expected at least one seed and one job")
+    parser = study_parser(__doc__, seeds=2, runs="runs/content")
+    add_variants(parser, list(LEFT_OUT), HERE / "compare.toml", HERE / "results" / "compare_content.json")
+    args = parsed(parser)
     scores = run_all(
         args.variants, args.seeds, args.jobs, args.runs, partial(recipe_of, args.recipe, args.steps), args.data
     )
-    prefixes = ("", REPORT_ONLY) if args.data else ("",)
-    lines = [["", *(f"{prefix}{key}" for prefix in prefixes for key in SCORES)]]
-    lines += [
-        [name, *(mean_and_spread(runs, f"{prefix}{key}", 3) for prefix in prefixes for key in SCORES)]
-        for name, runs in scores.items()
-    ]
+    keys = score_keys(args.data)
+    lines = [["", *keys], *([name, *(mean_and_spread(runs, key, 3) for key in keys)] for name, runs in scores.items())]
     print(format_columns(lines))
     results = {
         "version": __version__,

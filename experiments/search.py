@@ -8,15 +8,14 @@ Chosen by the scores on generated scenes; those on real pairs are for reading on
 
 from __future__ import annotations
 
-import argparse
 import json
-from dataclasses import asdict, replace
+from dataclasses import asdict
 from functools import partial
 from pathlib import Path
 
 import torch
 
-from experiments.study import REPORT_ONLY, SCORES, format_columns, mean_and_spread, run_all
+from experiments.study import add_variants, format_columns, mean_and_spread, parsed, run_all, score_keys, seeded, study_parser
 from stereo import build_model
 from stereo.config import Recipe, load_recipe
 from stereo.engine.count import count_forward
@@ -57,10 +56,7 @@ VARIANTS: dict[str, tuple[str, ...]] = {
 
 def recipe_of(path: Path, steps: int | None, name: str, seed: int) -> Recipe:
     budget = [] if steps is None else [f"train.steps={steps}"]
-    recipe = load_recipe(path, [*budget, *VARIANTS[name]])
-    return replace(
-        recipe, data=replace(recipe.data, seed=recipe.data.seed + seed), train=replace(recipe.train, seed=seed, kernel="cpp")
-    )
+    return seeded(load_recipe(path, [*budget, *VARIANTS[name]]), seed)
 
 
 def giga_macs(recipe: Recipe) -> float:
@@ -69,22 +65,13 @@ def giga_macs(recipe: Recipe) -> float:
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--data", default="", help="real pairs to report on, NAME:PATH (default: none)")
-    parser.add_argument("--recipe", type=Path, default=HERE / "search.toml", help="what every run is given")
-    parser.add_argument("--variants", nargs="+", choices=list(VARIANTS), default=list(VARIANTS), help="default: all")
-    parser.add_argument("--seeds", type=int, default=1, help="runs of each variant (default %(default)s)")
-    parser.add_argument("--jobs", type=int, default=2, help="runs at a time, one thread each (default %(default)s)")
-    parser.add_argument("--steps", type=int, default=None, help="of each run (default: the recipe's)")
-    parser.add_argument("--runs", type=Path, default=Path("runs/search"), help="where runs lie (default %(default)s)")
-    parser.add_argument("-o", "--output", type=Path, default=HERE / "results" / "search.json", help="JSON")
-    args = parser.parse_args()
-    if min(args.seeds, args.jobs) < 1:
-        parser.error("expected at least one seed and one job")
+    parser = study_parser(__doc__, seeds=1, runs="runs/search")
+    add_variants(parser, list(VARIANTS), HERE / "search.toml", HERE / "results" / "search.json")
+    args = parsed(parser)
     recipes = partial(recipe_of, args.recipe, args.steps)
     scores = run_all(args.variants, args.seeds, args.jobs, args.runs, recipes, args.data)
     cost = {name: giga_macs(recipes(name, 0)) for name in scores}
-    keys = [f"{prefix}{key}" for prefix in (("", REPORT_ONLY) if args.data else ("",)) for key in SCORES]
+    keys = score_keys(args.data)
     lines = [["", "GMAC", *keys]]
     for name, runs in sorted(scores.items(), key=lambda item: sum(run["epe_noc"] for run in item[1])):
         lines.append([name, f"{cost[name]:.1f}", *(mean_and_spread(runs, key, 3) for key in keys)])

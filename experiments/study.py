@@ -5,10 +5,12 @@ Runs lie in a folder per variant and seed; what an earlier call has finished is 
 
 from __future__ import annotations
 
+import argparse
 import json
 import statistics
 from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import ProcessPoolExecutor
+from dataclasses import replace
 from functools import partial
 from multiprocessing import get_context
 from pathlib import Path
@@ -29,6 +31,42 @@ from stereo.image_io import atomic_write
 
 SCORES = ("epe_noc", "epe_all", "bad3_noc", "iou_occluded")
 REPORT_ONLY = "real_"  # prefix of the scores on data that nothing is chosen by
+
+
+def study_parser(doc: str | None, seeds: int, runs: str) -> argparse.ArgumentParser:
+    """With the arguments that every study has; ``parsed`` checks them."""
+    parser = argparse.ArgumentParser(description=doc, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--seeds", type=int, default=seeds, help="runs of each variant (default %(default)s)")
+    parser.add_argument("--jobs", type=int, default=2, help="runs at a time, one thread each (default %(default)s)")
+    parser.add_argument("--steps", type=int, default=None, help="of each run (default: the recipe's)")
+    parser.add_argument("--runs", type=Path, default=Path(runs), help="where runs lie (default %(default)s)")
+    return parser
+
+
+def add_variants(parser: argparse.ArgumentParser, variants: Sequence[str], recipe: Path, output: Path) -> None:
+    """What a study of changes to one recipe has besides."""
+    parser.add_argument("--data", default="", help="real pairs to report on, NAME:PATH (default: none)")
+    parser.add_argument("--recipe", type=Path, default=recipe, help="what every run is given")
+    parser.add_argument("--variants", nargs="+", choices=variants, default=variants, help="default: all")
+    parser.add_argument("-o", "--output", type=Path, default=output, help="JSON")
+
+
+def parsed(parser: argparse.ArgumentParser) -> argparse.Namespace:
+    args = parser.parse_args()
+    if min(args.seeds, args.jobs) < 1:
+        parser.error("expected at least one seed and one job")
+    return args
+
+
+def seeded(recipe: Recipe, seed: int, kernel: str = "cpp") -> Recipe:
+    """The recipe of one run: other data and other random weights for each seed."""
+    data = replace(recipe.data, seed=recipe.data.seed + seed)
+    return replace(recipe, data=data, train=replace(recipe.train, seed=seed, kernel=kernel))
+
+
+def score_keys(report_data: str) -> list[str]:
+    """Of what ``train_and_score`` gives."""
+    return [f"{prefix}{key}" for prefix in (("", REPORT_ONLY) if report_data else ("",)) for key in SCORES]
 
 
 def train_and_score(recipe: Recipe, folder: Path, report_data: str = "") -> dict[str, float]:
