@@ -97,16 +97,16 @@ def convex_upsample(disp: Tensor, logits: Tensor, factor: int) -> Tensor:
     return F.pixel_shuffle(fine, factor)[:, 0]
 
 
-def evidence(scores: Tensor, disp: Tensor, *masses: Tensor) -> Tensor:
-    """What is known about a disparity map: match scores around it, contrast to its surroundings, masses -> (B, ., h, w).
+def evidence(scores: Tensor, disp: Tensor, trust: Tensor, unmatched: Tensor) -> Tensor:
+    """What is known about a disparity map: match scores around it, contrast to its surroundings, two shares -> (B, ., h, w).
 
-    masses (B, h, w) each, the first of them how much each disparity is trusted.
+    trust, unmatched (B, h, w): how sure each disparity is, and how likely that there is none.
     """
-    return torch.cat([scores, contrasts(disp, masses[0]), torch.stack(masses, dim=1)], dim=1)
+    return torch.cat([scores, contrasts(disp, trust), torch.stack([trust, unmatched], dim=1)], dim=1)
 
 
 def evidence_channels(groups: int) -> int:
-    """Of ``evidence`` with two masses, where ``local_scores`` compared so many groups."""
+    """Of ``evidence``, where ``local_scores`` compared so many groups."""
     return groups * (2 * SEARCH + 1) + len(BLURS) + 2
 
 
