@@ -122,6 +122,18 @@ def content_table(compared: dict) -> str:
     return "\n".join(lines)
 
 
+def sizes_table(measured: dict) -> str:
+    """Markdown: one line per choice of sizes of experiments/iterated_use.py."""
+    keys = (("epe_noc", 2), ("epe_all", 2), ("bad3_noc", 1), ("iou_occluded", 2))
+    heads = [f"{name} {data}" for data in ("generated", "real") for name in ("EPE", "EPE all", "bad-3 %", "occ IoU")]
+    lines = [f"| sizes | time | {' | '.join(heads)} |", "|" + "---|" * (len(heads) + 2)]
+    for row in measured["rows"]:
+        cells = [f"{row[data][key]:.{digits}f}" for data in ("generated", "real") for key, digits in keys]
+        sizes = " ".join(f"{size:g}" for size in row["sizes"])
+        lines.append(f"| `{sizes}` | {row['generated']['times_once']:.1f} | {' | '.join(cells)} |")
+    return "\n".join(lines)
+
+
 def demo_line() -> str:
     """The last line that the demo prints here, and the machine."""
     with tempfile.TemporaryDirectory() as folder:
@@ -159,6 +171,7 @@ def main() -> None:
     text = readme.read_text(encoding="utf-8")
     tables = {"operators": operators_table(read_result("compare_operators"))}
     tables |= {"speed": speed_table(read_result("speed")), "content": content_table(read_result("compare_content"))}
+    tables |= {"sizes": sizes_table(read_result("iterated_use"))}
     tables |= {"growth": growth_text(read_result("growth"))}
     tables |= {"real_pairs": real_pairs_table(results), "presets": presets_table(bench), "demo": demo_line()}
     for marker, content in tables.items():

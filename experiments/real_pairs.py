@@ -170,7 +170,7 @@ def run(args: argparse.Namespace) -> None:
     target = page_target(args.html) if args.html else None
     samples = PairsDataset(args.folder)
     weights = args.weights or default_weights()
-    predictor = StereoPredictor(load_model(weights))
+    predictor = StereoPredictor(load_model(weights), sizes=None)  # as ``infer`` has it: small pairs at more than one size
     predictor.predict(samples[0].left, samples[0].right)  # what is set up once, such as kernels, is not a pair's time
     pictures = Pictures() if target else None
     measured = measure({OURS: predictor.predict} | {name: _sgbm(mode) for name, mode in BASELINES.items()}, samples, pictures)
@@ -181,6 +181,7 @@ def run(args: argparse.Namespace) -> None:
         "command": "python -m experiments.real_pairs FOLDER",
         "weights": {"name": weights.name, "sha256": hashlib.sha256(weights.read_bytes()).hexdigest()},
         "precision": predictor.precision,
+        "finer_sizes": list(predictor.model.finer_sizes),
         "version": __version__,
         "machine": machine,
     }

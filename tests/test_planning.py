@@ -102,6 +102,7 @@ def test_what_is_called_plenty_is_more_than_the_estimate(name):
 
 class Shifted(nn.Module):
     granularity, min_side, row_margin, tile_step, depends_on_all, bears_bf16 = 16, 16, 96, 32, False, False
+    finer_sizes = (1.0,)
     config = SimpleNamespace(channels=8)
     reach = 40
 
@@ -162,10 +163,11 @@ def test_the_reach_is_found_on_a_smaller_pair(monkeypatch):
     monkeypatch.setattr(run, "_run", lambda *_: SimpleNamespace(
         disp=np.array([[10.0, 100.0, 300.0]]), confidence=np.array([[0.9, 0.9, 0.1]]), occlusion=np.array([[0, 0.1, 0]])
     ))  # fmt: skip
-    assert run._reach(*pair, 10**9) == int(np.ceil(100 * 701 / 350 * 1.2))  # at half the size; 300 px is not believed
-    assert stereo.StereoPredictor(Shifted(), max_disparity=30.5)._reach(*pair, 10**9) == 31
+    half = 100 * 701 / 350 * 1.2  # found at half the size; 300 px is not believed
+    assert run._reach(predictor._Pair(*pair, None), 10**9) == int(np.ceil(half))
+    assert run._reach(predictor._Pair(*pair, 30.5), 10**9) == 31
     with pytest.raises(InputError, match="at any size"):
-        run._reach(*pair, 1000)
+        run._reach(predictor._Pair(*pair, None), 1000)
 
 
 # ---------------------------------------------------------------------------------------------------------------------

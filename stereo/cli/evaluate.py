@@ -16,6 +16,7 @@ from stereo.cli.shared import (
     add_device,
     add_memory,
     add_precision,
+    add_sizes,
     add_weights,
     load_predictor,
     make_folder,
@@ -41,6 +42,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     add_device(parser)
     add_precision(parser)
     add_memory(parser)
+    add_sizes(parser, finer=False)
     parser.add_argument("--data", "--gt", required=True, metavar="NAME:PATH", help=f"NAME is one of {', '.join(DATASETS)}; "
                        "for example pairs:FOLDER, or generated:7:50 for 50 scenes of seed 7; with --pred also a folder of "
                        "disparity maps")  # fmt: skip
@@ -81,7 +83,8 @@ def run(args: argparse.Namespace) -> dict[str, Any]:
             evaluation.score_files()
         else:
             predictor, weights = load_predictor(args)
-            evaluation.score(weights["preset"], predictor.predict, {"weights": weights, "precision": predictor.precision})
+            facts = {"weights": weights, "precision": predictor.precision, "sizes": predictor.sizes}
+            evaluation.score(weights["preset"], predictor.predict, facts)
         if args.baseline:
             mode = BASELINES[args.baseline]
             evaluation.score(args.baseline, ByName(lambda name: SgbmPredictor(search_range(name), mode).predict))

@@ -61,6 +61,14 @@ def add_memory(parser: argparse.ArgumentParser) -> None:
                         "narrower than the image (default: found on a smaller copy of the pair)")  # fmt: skip
 
 
+def add_sizes(parser: argparse.ArgumentParser, finer: bool) -> None:
+    """finer: by default a small pair is matched at more than its own size."""
+    usual = "1 2 for pairs of up to a megapixel, 1 for larger ones" if finer else "1"
+    parser.add_argument("--sizes", type=positive, nargs="+", metavar="FACTOR", default=None if finer else [1.0],
+                        help="run the network on the pair at so many times its size, and merge: '1 2' is more accurate and "
+                        f"takes five times as long as '1' (default: {usual})")  # fmt: skip
+
+
 def memory_size(text: str) -> int:
     """'2G' -> 2 * 2**30 bytes; K, M, G or T, also as GB or GiB. Raises ArgumentTypeError."""
     given = re.fullmatch(r"(\d+\.?\d*|\.\d+)([KMGT])(i?B)?", text.strip(), re.IGNORECASE)
@@ -82,10 +90,11 @@ def positive(text: str) -> float:
 
 
 def load_predictor(args: argparse.Namespace) -> tuple[StereoPredictor, dict[str, Any]]:
-    """The predictor that the options ask for, with those of ``add_memory`` or without, and what a result card says about it."""
+    """The predictor that the options ask for, those of ``add_memory`` and ``add_sizes`` if there; what a card says."""
     keep_freed_memory()
     path = Path(args.weights) if args.weights else default_weights()
     model = load_model(path, args.device)
     facts = {"name": path.name, "sha256": hashlib.sha256(path.read_bytes()).hexdigest(), "preset": model.config.preset}
     limits = getattr(args, "max_memory", None), getattr(args, "max_disparity", None)
-    return StereoPredictor(model, *limits, precision=args.precision, compiled=args.compile), facts
+    sizes = getattr(args, "sizes", [1.0])
+    return StereoPredictor(model, *limits, precision=args.precision, compiled=args.compile, sizes=sizes), facts

@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from datasets.base import DATASETS, StereoDataset
-from stereo.cli.shared import add_device, add_memory, add_precision, add_weights, load_predictor, positive, say
+from stereo.cli.shared import add_device, add_memory, add_precision, add_sizes, add_weights, load_predictor, positive, say
 from stereo.engine.evaluate import ByName, Predict
 from stereo.engine.submission import BENCHMARKS, Benchmark, check_method, check_names, write_submission
 from stereo.inference.stored import find_stored, read_stored_map
@@ -20,6 +20,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     add_device(parser)
     add_precision(parser)
     add_memory(parser)
+    add_sizes(parser, finer=False)
     parser.add_argument("benchmark", choices=list(BENCHMARKS), help="middlebury is training and test together")
     parser.add_argument("path", help="the folder of the data set, as for evaluate --data NAME:PATH")
     parser.add_argument("-o", "--output", type=Path, required=True, help="a new folder for the files and the archive")

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import logging
 import math
-from typing import Any
+from collections.abc import Sequence
+from typing import Any, NamedTuple
 
 import cv2
 import numpy as np
@@ -14,6 +15,7 @@ from torch import Tensor
 
 from stereo.config import near_matches
 from stereo.engine.memory import free_bytes
+from stereo.inference.passes import brought_back, merged, resized
 from stereo.inference.planning import HEADROOM, HELD_BYTES, WORK_SPACE, Plan, Span, binary_size, cut, plan_bands, plan_blocks
 from stereo.model.build import Network
 from stereo.types import DisparityMap, InputError
@@ -21,6 +23,8 @@ from stereo.types import DisparityMap, InputError
 MIN_SIDE = 32  # px
 PRECISIONS = ("auto", "fp32", "bf16")
 PLENTY = 64  # bytes per px and channel, times (1 + width / 1024): with so much free, what a network needs is not asked
+SIZES = 0.25, 4.0  # of a pass, times the pair's own: least and most
+SMALL_PAIR = 2**20  # px: a larger one shows its details in tokens enough, and several passes would take long
 REACH_MARGIN = 1.2  # of the largest disparity of a smaller picture
 TOLD_OF_MEMORY = ("out of memory", "allocate memory", "not enough memory", "bad_alloc", "ALLOC_FAILED")
 
@@ -59,6 +63,14 @@ def shrink(image: np.ndarray, size: tuple[int, int]) -> np.ndarray:
     return np.asarray(cv2.resize(np.ascontiguousarray(image), size, interpolation=cv2.INTER_AREA), np.uint8)
 
 
+class _Pair(NamedTuple):
+    """What one pass is given. limit: px of these images that no disparity exceeds, None when it is not known."""
+
+    left: np.ndarray
+    right: np.ndarray
+    limit: float | None
+
+
 class StereoPredictor:
     """Runs a network on pairs of any size from 32x32 px on, in one piece or, where memory is short, in tiles.
 
@@ -70,7 +82,10 @@ class StereoPredictor:
     max_memory_bytes: what a prediction may take on top of what the process holds; None means what is free when it starts.
     max_disparity: px that no disparity exceeds. It is needed only where even thin bands are too wide and have to be cut;
     None means that the pair is matched at a smaller size first. Raises InputError when either is not positive.
-    plan: how the last pair was cut, None before the first one.
+    sizes: the network runs on the pair at so many times its own size, once for each, and the maps are merged
+    (stereo.inference.passes): (1, 2) is more accurate than (1,) and takes five times as long. None: what the network gains by
+    (``finer_sizes``), on pairs of up to SMALL_PAIR px. Raises InputError for no size, or one outside 0.25 .. 4.
+    plan: how the last pass was cut, None before the first one.
 
     Images are padded below and to the right by repeating their border to the sizes that the network declares
     (``granularity``, ``min_side``), and the maps are cut back.
@@ -83,12 +98,17 @@ class StereoPredictor:
         max_disparity: float | None = None,
         precision: str = "auto",
         compiled: bool = False,
+        sizes: Sequence[float] | None = (1.0,),
     ):
         if precision not in PRECISIONS:
             raise InputError(f"got precision '{precision}', {near_matches(precision, PRECISIONS)}")
         for name, given in (("max_memory_bytes", max_memory_bytes), ("max_disparity", max_disparity)):
             if given is not None and not given > 0:
                 raise InputError(f"got {name} {given}, expected a positive number")
+        if sizes is not None and not (sizes and all(SIZES[0] <= size <= SIZES[1] for size in sizes)):
+            given = ", ".join(f"{size:g}" for size in sizes) or "none"
+            raise InputError(f"got sizes {given}, expected factors from {SIZES[0]:g} to {SIZES[1]:g} of the pair's own size")
+        self.sizes = sizes if sizes is None else tuple(sizes)
         self.model = model.eval()
         self._compiled = torch.compile(model.predict_normalised) if compiled else None
         if precision == "auto":
@@ -109,16 +129,27 @@ class StereoPredictor:
         Raises InputError for other types, sizes that differ, or sides below 32 px, and when memory does not suffice.
         """
         check_pair(left, right)
+        return merged([self._pass(left, right, size) for size in self.sizes_for(*left.shape[:2])])
+
+    def sizes_for(self, height: int, width: int) -> tuple[float, ...]:
+        """Of the passes over a pair of such sides."""
+        if self.sizes is not None:
+            return self.sizes
+        return self.model.finer_sizes if height * width <= SMALL_PAIR else (1.0,)
+
+    def _pass(self, left: np.ndarray, right: np.ndarray, size: float) -> DisparityMap:
+        limit = None if self.max_disparity is None else self.max_disparity * size
+        pair = _Pair(resized(left, size), resized(right, size), limit)
         budget = self.max_memory_bytes if self.max_memory_bytes is not None else free_bytes(self.device)
-        result = self._attempt(left, right, budget, "free" if self.max_memory_bytes is None else "allowed")
+        result = self._attempt(pair, budget, "free" if self.max_memory_bytes is None else "allowed")
         if result is None:
-            budget = self._half(left.shape, budget)
+            budget = self._half(pair.left.shape, budget)
             logger.warning("out of memory with %s: trying once more with %s", self.plan, binary_size(budget))
-            result = self._attempt(left, right, budget, "left to try after memory ran out")
+            result = self._attempt(pair, budget, "left to try after memory ran out")
         if result is None:
-            size = f"{left.shape[1]}x{left.shape[0]} px"
-            raise InputError(f"out of memory on {size}, also with {self.plan}: close other programs, or give smaller images")
-        return result
+            shown = f"{pair.left.shape[1]}x{pair.left.shape[0]} px"
+            raise InputError(f"out of memory on {shown}, also with {self.plan}: close other programs, or give smaller images")
+        return brought_back(result, *left.shape[:2])
 
     def predict_both(self, left: np.ndarray, right: np.ndarray) -> tuple[DisparityMap, DisparityMap]:
         """The maps of the left and of the right view. In a mirror the right camera is the left one, so it is a second run."""
@@ -147,11 +178,11 @@ class StereoPredictor:
         needed = self.estimate(*(self.plan.side if self.plan else (height, width))) + height * width * HELD_BYTES
         return min(needed, needed if budget is None else budget) // 2
 
-    def _attempt(self, left: np.ndarray, right: np.ndarray, budget: int | None, source: str) -> DisparityMap | None:
+    def _attempt(self, pair: _Pair, budget: int | None, source: str) -> DisparityMap | None:
         """Plan and run; None when memory ran out. Outside of ``except`` whatever the failed run held is free again."""
         try:
-            self.plan = self._make_plan(left, right, budget, source)
-            return self._run(left, right, self.plan)
+            self.plan = self._make_plan(pair, budget, source)
+            return self._run(pair.left, pair.right, self.plan)
         except (MemoryError, RuntimeError) as error:
             if not is_out_of_memory(error):
                 raise
@@ -159,20 +190,20 @@ class StereoPredictor:
             torch.cuda.empty_cache()
         return None
 
-    def _make_plan(self, left: np.ndarray, right: np.ndarray, budget: int | None, source: str) -> Plan:
+    def _make_plan(self, pair: _Pair, budget: int | None, source: str) -> Plan:
         """Raises InputError when not even the smallest parts fit into ``budget``; ``source`` says what that budget is."""
-        height, width = size = self._padded(*left.shape[:2])
+        height, width = size = self._padded(*pair.left.shape[:2])
         plenty = PLENTY * self.model.config.channels * height * width * (1 + width / 1024)
         if budget is None or (source == "free" and plenty <= budget):
             return Plan(cut(height, height, 0, 0), cut(width, width, 0, 0), int(plenty))
         margin, step = self.model.row_margin, self.model.tile_step
         plan = plan_bands(size, budget, self.estimate, margin, step)
         if plan.bytes > budget:
-            plan = plan_blocks(size, self._reach(left, right, budget), budget, self.estimate, margin, step)
+            plan = plan_blocks(size, self._reach(pair, budget), budget, self.estimate, margin, step)
         there = f"{binary_size(budget)} are {source}"
         if plan.bytes > budget:
-            needed = f"{left.shape[1]}x{left.shape[0]} px need about {binary_size(plan.bytes)} even as {plan}, {there}"
-            raise InputError(f"{needed}: give smaller images, or more with --max-memory")
+            needed = f"{pair.left.shape[1]}x{pair.left.shape[0]} px need about {binary_size(plan.bytes)} even as {plan}"
+            raise InputError(f"{needed}, {there}: give smaller images, or more with --max-memory")
         if plan.parts > 1 and str(plan) not in self._said:
             self._said.add(str(plan))
             differs = self.model.depends_on_all or len(plan.columns) > 1
@@ -181,11 +212,12 @@ class StereoPredictor:
             logger.info("%s (whole image needs about %s, %s)%s", plan, whole, there, note)
         return plan
 
-    def _reach(self, left: np.ndarray, right: np.ndarray, budget: int) -> int:
+    def _reach(self, pair: _Pair, budget: int) -> int:
         """px: no match is expected further left. From a run on the pair made smaller until bands of it fit."""
+        left, right, limit = pair
         height, width = left.shape[:2]
-        if self.max_disparity is not None:
-            return min(math.ceil(self.max_disparity), width)
+        if limit is not None:
+            return min(math.ceil(limit), width)
         small = width, height
         while min(small) >= 2 * MIN_SIDE:
             small = small[0] // 2, small[1] // 2

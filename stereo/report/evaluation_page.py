@@ -121,9 +121,11 @@ def _facts(card: dict[str, Any]) -> str:
     weights, protocol = card["weights"] or {}, card["protocol"]
     told = f"{protocol['name']}: {protocol['text']}" if isinstance(protocol, dict) else protocol
     facts = [("Protocol", told), ("Data", card["data"]), ("Weights", weights.get("name"))]
+    sizes = ", ".join(f"{size:g}" for size in card.get("sizes") or ())
     versions = ", ".join(f"{name} {version}" for name, version in card["versions"].items())
     more = [("SHA-256 of data", card["data_sha256"]), ("SHA-256 of weights", weights.get("sha256"))]
-    more += [("Precision", card.get("precision")), ("Processor", card["cpu"]), ("Versions", versions)]
+    more += [("Precision", card.get("precision")), ("Sizes of passes", sizes or None)]
+    more += [("Processor", card["cpu"]), ("Versions", versions)]
     return f"{facts_list(facts)}<details><summary>Hashes, processor, versions</summary>{facts_list(more)}</details>"
 
 

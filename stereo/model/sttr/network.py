@@ -57,6 +57,7 @@ class Sttr(nn.Module):
     granularity = 1  # px: what StereoPredictor pads to a multiple of
     min_side = MIN_SIDE
     bears_bf16 = False  # held to the public code's numbers
+    finer_sizes = (1.0,)  # nor does the public code look twice
     row_margin = 96  # px above and below a band of rows
     depends_on_all = True  # its layers normalise by statistics of all that they are given
 
