@@ -27,7 +27,8 @@ from typing import Any
 import cv2
 import numpy as np
 
-from stereo.geometry import Calibration, read_middlebury_calib
+from stereo.calibration.middlebury import read_middlebury_calib
+from stereo.geometry import Calibration
 from stereo.image_io import (
     read_disparity,
     read_image,

@@ -7,6 +7,7 @@ import time
 from pathlib import Path
 from typing import Any
 
+from stereo.calibration.middlebury import read_middlebury_calib
 from stereo.cli.shared import (
     add_device,
     add_memory,
@@ -16,7 +17,6 @@ from stereo.cli.shared import (
     make_folder,
     say,
 )
-from stereo.geometry import read_middlebury_calib
 from stereo.image_io import read_image
 from stereo.inference.outputs import write_depth, write_maps, write_sidecar
 from stereo.inference.predictor import check_pair
