@@ -26,9 +26,10 @@ def read_text(path: Path) -> str:
     with reading(path, "calibration") as (file, _):
         data = file.read(MOST_BYTES)
     try:
-        return data.decode("utf-16" if data[:2] in (b"\xff\xfe", b"\xfe\xff") else "utf-8-sig")
+        text = data.decode("utf-16" if data[:2] in (b"\xff\xfe", b"\xfe\xff") else "utf-8-sig")
     except UnicodeDecodeError:
         raise InputError(f"calibration '{path}' is not a text file; give the text file of a calibration") from None
+    return text.replace("\r\n", "\n")
 
 
 def to_numbers(items: Iterable[str]) -> list[float] | None:
