@@ -177,6 +177,8 @@ def test_opencv_raw(tmp_path, form):
     renamed = {names[name]: value for name, value in INTRINSICS.items()}
     whole = INTRINSICS | EXTRINSICS
     texts = [(opencv(form, whole), None), (opencv(form, renamed | EXTRINSICS), None)]
+    flat = {name: value.ravel() for name, value in whole.items() if name in ("D1", "D2", "T")}
+    texts.append((opencv(form, whole | flat), None))  # one dimension, which OpenCV 5 writes in another way
     texts.append((opencv(form, EXTRINSICS | {"R1": EYE}), opencv(form, INTRINSICS)))
     for text, second in texts:
         file = read(tmp_path, text, second=second, unit="cm")

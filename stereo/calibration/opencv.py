@@ -19,7 +19,8 @@ from stereo.types import InputError
 
 LAYOUT = "OpenCV stereoCalibrate YAML or XML"
 _XML_MATRIX = re.compile(
-    r'<(\w+) type_id="opencv-matrix">\s*<rows>(\d{1,9})</rows>\s*<cols>(\d{1,9})</cols>\s*'
+    r'<(\w+) type_id="opencv-(?:nd-)?matrix">\s*'
+    r"(?:<sizes>([\d\s]{1,40})</sizes>|<rows>(\d{1,9})</rows>\s*<cols>(\d{1,9})</cols>)\s*"
     r"<dt>[^<]*</dt>\s*<data>([^<]*)</data>\s*</\1>"
 )
 _XML_VALUE = re.compile(r"<(\w+)>([^<]*)</\1>")
@@ -32,7 +33,7 @@ _NAMES = {  # ours -> in files
 
 
 def recognises(text: str) -> bool:
-    return "opencv-matrix" in text or "<opencv_storage>" in text
+    return "opencv-matrix" in text or "opencv-nd-matrix" in text or "<opencv_storage>" in text
 
 
 def parse(text: str, choice: Choice) -> CalibrationFile:
@@ -55,24 +56,34 @@ def _entries(text: str) -> dict[str, str]:
     if "<opencv_storage>" not in text:
         return {name: value for document in parse_yaml(text) for name, value in document.items()}
     entries = {name: value for name, value in _XML_VALUE.findall(text) if name not in ("rows", "cols", "dt", "data")}
-    for name, rows, cols, data in _XML_MATRIX.findall(text):
-        entries |= {f"{name}.rows": rows, f"{name}.cols": cols, f"{name}.data": data}
+    for name, sizes, rows, cols, data in _XML_MATRIX.findall(text):
+        entries |= {f"{name}.sizes": sizes} if sizes else {f"{name}.rows": rows, f"{name}.cols": cols}
+        entries[f"{name}.data"] = data
     return entries
 
 
 def _matrix(entries: Entries, name: str, shape: tuple[int, int] | None) -> np.ndarray | None:
     """(rows, cols) of ``shape`` (None: a vector of any length -> (N,)); None when there is none."""
     for key in _NAMES.get(name, (name,)):
-        sides = [take(entries, [f"{key}.{side}"], 1) for side in ("rows", "cols")]
-        if sides[0] is None or sides[1] is None:
+        if f"{key}.data" not in entries:
             continue
-        rows, cols = int(sides[0][0]), int(sides[1][0])
+        rows, cols = _sides(entries, key)
         if (rows, cols) != shape and (shape is not None or 1 not in (rows, cols)):
             expected = f"{shape[0]}x{shape[1]}" if shape else "one row or column"
             raise InputError(f"got {key} of {rows}x{cols}, expected {expected}")
         values = need(take(entries, [f"{key}.data"], rows * cols), f"numbers in {key}")
         return values.reshape(shape) if shape else values
     return None
+
+
+def _sides(entries: Entries, key: str) -> tuple[int, int]:
+    """Rows and columns of a matrix; OpenCV 5 writes an array of one dimension as sizes: [ N ]."""
+    sizes = take(entries, [f"{key}.sizes"], None)
+    if sizes is None:
+        sizes = np.concatenate([need(take(entries, [f"{key}.{side}"], 1), f"{key}.{side}") for side in ("rows", "cols")])
+    if len(sizes) not in (1, 2) or (sizes < 0).any() or (sizes > 100).any():
+        raise InputError(f"got {key} of sizes {sizes.tolist()}, expected a matrix")
+    return int(sizes[0]), int(sizes[-1]) if len(sizes) == 2 else 1
 
 
 def _size(entries: Entries) -> Size | None:

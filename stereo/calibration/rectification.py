@@ -41,7 +41,6 @@ def plan_rectification(rig: RawRig, size: Size, alpha: float = 0.0) -> Rectifica
     alpha: 0 enlarges until no pixel is black, 1 keeps every pixel of the raw images, between them is between.
     Raises InputError when the cameras are not side by side, left before right, or the numbers make no picture.
     """
-    cameras = rig.camera_left, rig.distortion_left, rig.camera_right, rig.distortion_right
     direction = -rig.rotation.T @ rig.translation_m  # of the right camera, seen from the left one
     if abs(direction[1]) > abs(direction[0]) or abs(direction[2]) > abs(direction[0]):
         place = f"{direction.round(4).tolist()} m (x right, y down, z forward)"
@@ -49,9 +48,18 @@ def plan_rectification(rig: RawRig, size: Size, alpha: float = 0.0) -> Rectifica
     if direction[0] < 0:
         fix = "exchange the images, and the cameras of the calibration"
         raise InputError(f"the right camera lies {-direction[0]:g} m to the left of the left one: {fix}")
+    # As rows and columns: OpenCV 5 reads an array of one dimension in another way.
+    distortions = rig.distortion_left[None], rig.distortion_right[None]
+    cameras = rig.camera_left, distortions[0], rig.camera_right, distortions[1]
     try:
         turn_left, turn_right, left, right, *_ = cv2.stereoRectify(
-            *cameras, size, rig.rotation, rig.translation_m, flags=cv2.CALIB_ZERO_DISPARITY, alpha=alpha, newImageSize=size
+            *cameras,
+            size,
+            rig.rotation,
+            rig.translation_m[:, None],
+            flags=cv2.CALIB_ZERO_DISPARITY,
+            alpha=alpha,
+            newImageSize=size,
         )
         calibration = from_projections(left, right)
         maps = [
