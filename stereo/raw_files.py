@@ -33,7 +33,8 @@ TIFF_TEXT = b"band 1: depth, m; band 2: its standard deviation, m; nan occluded 
 
 def _ply_header(points: int, confident: bool) -> bytes:
     return (
-        b"ply\nformat binary_little_endian 1.0\nelement vertex %d\n"
+        b"ply\nformat binary_little_endian 1.0\ncomment metres; x right, y down, z forward from the left camera\n"
+        b"element vertex %d\n"
         b"property float x\nproperty float y\nproperty float z\n"
         b"property uchar red\nproperty uchar green\nproperty uchar blue\n%send_header\n"
     ) % (points, b"property float confidence\n" * confident)
@@ -113,7 +114,7 @@ def _number_type(descr: str) -> np.dtype | None:
 def write_ply(
     path: str | os.PathLike[str], points: np.ndarray, colours: np.ndarray, confidence: np.ndarray | None = None
 ) -> None:
-    """Write a point cloud as a binary little-endian PLY: points (N, 3) float32, colours (N, 3) uint8 RGB; N may be 0.
+    """Write a cloud as a binary little-endian PLY: points (N, 3) float32 metres, colours (N, 3) uint8 RGB; N may be 0.
 
     confidence: (N,) float32, one more property of that name behind the colours.
     Raises InputError for other shapes or colours that are not uint8, and when the file cannot be written.

@@ -11,8 +11,10 @@ import calibration_files as files
 import cv2
 import numpy as np
 import pytest
+import torch
 
 from stereo.calibration.fit import Numbers, doubts, field_of_view, fit_to_size
+from stereo.checkpoint import save_weights
 from stereo.cli import main
 from stereo.geometry import Calibration
 from stereo.image_io import (
@@ -37,6 +39,7 @@ from stereo.inference.depth import (
     plausibility,
     plausibility_line,
 )
+from stereo.model.build import build_model
 from stereo.types import InputError
 
 SHARED = Path(__file__).resolve().parents[2] / "shared"
@@ -387,6 +390,84 @@ def test_bad_input_gets_one_line_and_leaves_nothing(tmp_path, given, capsys, mon
     captured = capsys.readouterr()
     assert captured.out == ""
     assert captured.err.count("\n") == 1, captured.err
+    assert blamed in captured.err
+    assert sorted(tmp_path.rglob("*")) == before
+
+
+# ---------------------------------------------------------------------------------------------------------------------
+# infer
+
+
+@pytest.fixture(scope="module")
+def weights(tmp_path_factory) -> str:
+    torch.manual_seed(0)
+    return str(save_weights(build_model("tiny"), tmp_path_factory.mktemp("weights"), "tiny"))
+
+
+@pytest.fixture
+def pair(tmp_path) -> list[str]:
+    paths = [str(tmp_path / f"{side}.png") for side in ("left", "right")]
+    for seed, path in enumerate(paths):
+        write_image(path, np.random.default_rng(seed).integers(0, 256, (32, 64, 3), dtype=np.uint8))
+    return paths
+
+
+def test_infer_writes_what_depth_would(tmp_path, pair, weights, capsys):
+    """From the maps that infer writes, ``depth`` makes the same files, up to the 8 bits of occlusion and confidence."""
+    out, again = tmp_path / "out", tmp_path / "again"
+    options = [
+        "--fx",
+        "100",
+        "--baseline",
+        "20",
+        "--unit",
+        "cm",
+        "--doffs",
+        "1",
+        "--save-depth",
+        "npy,tiff,ply",
+        "--max-depth",
+        "9",
+    ]
+    assert main(["infer", *pair, "-o", str(out), "--weights", weights, "--device", "cpu", *options]) == 0
+    assert "cx and cy not given" in (printed := capsys.readouterr().out) and "depth: nearest" in printed
+    facts = json.loads((out / "left.json").read_text())["depth"]
+    depth = np.load(out / "left.depth.npy")
+    assert facts["baseline_m"] == 0.2 and facts["far_m"] == 9
+    assert facts["median_m"] == pytest.approx(np.median(depth[np.isfinite(depth)]))
+    assert len(read_ply(out / "left.ply")[0]) == facts["cloud_points"] == np.isfinite(depth).sum()
+    maps = ["--occlusion", str(out / "left.occ.png"), "--confidence", str(out / "left.conf.png"), "-o", str(again)]
+    assert main(["depth", str(out / "left.disp.pfm"), pair[0], *maps, *options]) == 0
+    capsys.readouterr()
+    both = np.isfinite(depth) & np.isfinite(np.load(again / "left.depth.npy"))
+    assert both.sum() > 0.9 * np.isfinite(depth).sum()  # an occlusion of about 0.5 may be rounded to the other side
+    np.testing.assert_array_equal(np.load(again / "left.depth.npy")[both], depth[both])
+    sigma = [read_tiff_bands(folder / "left.depth.tiff")[both][:, 1] for folder in (out, again)]
+    np.testing.assert_allclose(sigma[0], sigma[1], rtol=0.2)
+
+
+@pytest.mark.parametrize(
+    ("options", "blamed"),
+    [
+        (["--calib", "none.txt"], "none.txt"),
+        (["--fx", "100"], "without --baseline"),
+        (["--baseline", "0.1"], "without --fx"),
+        (["--cx", "3"], "without --fx and --baseline"),
+        (["--min-confidence", "0.5"], "got --min-confidence without a calibration"),
+        (["--save-depth", "ply"], "got --save-depth without a calibration"),
+        (["--keep-occluded"], "got --keep-occluded without a calibration"),
+        (["--calib-size", "64x32"], "got --calib-size without a calibration"),
+        (["--fx", "100", "--baseline", "0.1", "--calib-size", "64x64"], "another shape"),
+        (["--fx", "100", "--baseline", "0.1", "--min-depth", "2", "--max-depth", "1"], "expected the first to be less"),
+        (["--fx", "wide", "--baseline", "0.1"], "got 'wide', expected a number"),
+        (["--fx", "100", "--baseline", "-0.1"], "baseline_m = -0.1"),
+    ],
+)
+def test_infer_refuses_calibrations_before_the_network_is_loaded(tmp_path, pair, capsys, options, blamed):
+    before = sorted(tmp_path.rglob("*"))
+    assert main(["infer", *pair, "-o", str(tmp_path / "out"), "--weights", "none", *options]) == 2
+    captured = capsys.readouterr()
+    assert captured.out == "" and captured.err.count("\n") == 1
     assert blamed in captured.err
     assert sorted(tmp_path.rglob("*")) == before
 

@@ -12,6 +12,7 @@ import pytest
 
 from stereo.calibration.fit import fit_to_size
 from stereo.calibration.middlebury import read_middlebury_calib
+from stereo.calibration.read import read_calibration
 from stereo.calibration.rectification import plan_rectification
 from stereo.calibration.rig import RawRig
 from stereo.cli import main
@@ -244,6 +245,25 @@ def test_a_raw_rig_scales_with_its_images():
     assert scaled.size == (192, 144) and "scaled by 0.5" in told[0]
     for at, half in zip(seen(world()), seen(world(), scaled), strict=True):
         np.testing.assert_allclose(half, (at + 0.5) / 2 - 0.5, atol=1e-9)
+
+
+def test_ros_files_of_a_rig_hold_the_rig_before_rectification(tmp_path):
+    """What OpenCV makes of the rig is written as ROS does; the rotation and translation come back from its matrices."""
+    optics = (RIG.camera_left, RIG.distortion_left[None], RIG.camera_right, RIG.distortion_right[None])
+    turns = cv2.stereoRectify(*optics, SIZE, RIG.rotation, RIG.translation_m[:, None], alpha=0)[:4]
+    paths = []
+    for view, (camera, distortion) in enumerate((optics[:2], optics[2:])):
+        matrices = {"camera_matrix": camera, "distortion_coefficients": distortion, "rectification_matrix": turns[view]}
+        text = f"image_width: {SIZE[0]}\nimage_height: {SIZE[1]}\ndistortion_model: plumb_bob\n"
+        for name, matrix in (matrices | {"projection_matrix": turns[2 + view]}).items():
+            rows, cols = matrix.shape
+            text += f"{name}:\n  rows: {rows}\n  cols: {cols}\n  data: {matrix.ravel().tolist()}\n"
+        paths.append(tmp_path / f"{view}.yaml")
+        paths[-1].write_text(text)
+    file = read_calibration(paths[0], second=paths[1])
+    assert file.rectified == plan_rectification(RIG, SIZE).calibration
+    for name in ("camera_right", "distortion_left", "rotation", "translation_m"):
+        np.testing.assert_allclose(getattr(file.raw, name), getattr(RIG, name), atol=1e-9)
 
 
 # ---------------------------------------------------------------------------------------------------------------------

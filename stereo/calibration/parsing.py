@@ -1,6 +1,6 @@
 """Text of calibration files: bounded reading, numbers, and the part of YAML that such files use.
 
-Nothing is evaluated and nothing nests: cv2.FileStorage would print to the terminal, and has crashed, on damaged files.
+Nothing is evaluated. cv2.FileStorage reads no text of two documents, and answers a damaged one with a SystemError.
 """
 
 from __future__ import annotations

@@ -130,7 +130,8 @@ def write_depth(
     (the points of ``left`` (H, W, 3) uint8 whose depth is known and certain enough, with their confidence where there is one).
     """
     depth = depth_map(measured, calibration, options)
-    facts = plausibility(depth, calibration)
+    far = options.far_m if math.isfinite(options.far_m) else None  # JSON knows no infinity
+    facts = plausibility(depth, calibration) | {"near_m": options.near_m, "far_m": far, "keep_occluded": options.keep_occluded}
     paths = []
     for kind in options.files:
         paths.append(folder / (f"{stem}.ply" if kind == "ply" else f"{stem}.depth.{kind}"))
