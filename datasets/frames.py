@@ -28,7 +28,7 @@ log = logging.getLogger(__name__)
 class Frame:
     """The files of one pair; None where there is none. name: what log lines call it, unique within its data set.
 
-    calib: a calib.txt that stereo.geometry.read_middlebury_calib reads.
+    calib: a calib.txt that stereo.calibration.middlebury.read_middlebury_calib reads.
     scale: px per stored unit of disp and disp_right (see read_truth); None: their reader knows.
     also: other files that its reader opens.
     """

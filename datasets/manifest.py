@@ -17,8 +17,8 @@ from tqdm import tqdm
 
 from datasets.frames import Frame, FrameDataset
 from datasets.truth import DISPARITY_FILES
+from stereo.calibration.middlebury import read_middlebury_calib
 from stereo.config import near_matches
-from stereo.geometry import read_middlebury_calib
 from stereo.image_io import atomic_write
 from stereo.types import InputError, Sample
 

@@ -1,6 +1,6 @@
 """Middlebury's stereo data sets, 2001 to 2021, and the layouts of its evaluations 2 and 3.
 
-Calibration stays in the scene's calib.txt, which stereo.geometry reads.
+Calibration stays in the scene's calib.txt, which stereo.calibration.middlebury reads.
 """
 
 from __future__ import annotations

@@ -7,14 +7,10 @@ Pixel centres lie at whole numbers. Camera frame of the left view: x right, y do
 from __future__ import annotations
 
 import math
-import os
-import re
 from dataclasses import dataclass, fields
-from pathlib import Path
 
 import numpy as np
 
-from stereo.files import reading
 from stereo.types import InputError
 
 
@@ -163,46 +159,3 @@ def points_from_disparity(disp: np.ndarray, calibration: Calibration) -> np.ndar
     x = (np.arange(disp.shape[1]) - calibration.cx) / calibration.focal_px
     y = (np.arange(disp.shape[0])[:, None] - calibration.cy) / (calibration.focal_px * calibration.aspect)
     return np.where(finite[..., None], np.stack([x * z, y * z, z], axis=-1), np.inf).astype(np.float32)
-
-
-def _numbers(text: str, pattern: str) -> list[float] | None:
-    """The groups of ``pattern`` in ``text`` as numbers; in the pattern, # stands for a number. None when it does not fit."""
-    number = r"([-+]?(?:\d+(?:\.\d*)?|\.\d+)(?:[eE][-+]?\d+)?)"  # one way to match: a million digits take no time
-    match = re.fullmatch(pattern.replace("#", number).replace(" ", r"\s+"), text)
-    return [float(group) for group in match.groups()] if match else None
-
-
-_CALIB_BYTES = 65536  # hundreds of times what is in one; no more is read of whatever else was named
-_CALIB_LAYOUT = {
-    "cam0": (r"\[\s*# 0 #\s*;\s*0 # #\s*;\s*0 0 1\s*\]", "[f 0 cx; 0 f cy; 0 0 1]"),
-    "doffs": ("#", "a number of px"),
-    "baseline": ("#", "a number of mm"),
-}
-
-
-def read_middlebury_calib(path: str | os.PathLike[str]) -> Calibration:
-    """Read the calib.txt of Middlebury 2014, MiddEval3 and ETH3D two-view; its other keys are ignored; its mm become metres.
-
-    Raises InputError when the file cannot be read, or a key is missing, given twice, malformed or out of range.
-    """
-    path = Path(path)
-    try:
-        with reading(path, "calibration") as (file, _):
-            lines = file.read(_CALIB_BYTES).decode("utf-8-sig").splitlines()
-    except UnicodeDecodeError:
-        raise InputError(f"calibration '{path}' is not a text file; expected lines cam0=[...], doffs=, baseline=") from None
-    entries = [(key.strip(), value.strip()) for key, _, value in (line.partition("=") for line in lines)]
-    found: dict[str, list[float]] = {}
-    for key, (pattern, layout) in _CALIB_LAYOUT.items():
-        values = [value for name, value in entries if name == key]
-        if len(values) != 1:
-            raise InputError(f"calibration '{path}' has {len(values)} lines '{key}=', expected one: {key}={layout}")
-        numbers = _numbers(values[0], pattern)
-        if numbers is None:
-            raise InputError(f"calibration '{path}': got {key}={values[0][:80]}, expected {key}={layout}")
-        found[key] = numbers
-    fx, cx, fy, cy = found["cam0"]
-    try:
-        return Calibration(fx, cx, cy, found["baseline"][0] / 1000, found["doffs"][0], fy / fx if fx else 0.0)
-    except InputError as error:
-        raise InputError(f"calibration '{path}': {error}") from None

@@ -1,4 +1,4 @@
-"""Files in, files out: pictures, disparity maps, and from stereo.raw_files PFM and PLY.
+"""Files in, files out: pictures, disparity and depth maps, and from stereo.raw_files PFM, PLY and TIFF.
 
 Every writer has its reader; every write is atomic.
 Whatever a user can cause (missing, truncated or foreign file, no place to write) is an InputError that names the path.
@@ -25,26 +25,43 @@ import numpy as np
 from stereo.config import near_matches
 from stereo.files import atomic_write, reading
 from stereo.picture_headers import PNG_SIGNATURE, check_picture, png_texts
-from stereo.raw_files import parse_scale, read_npy, read_pfm, read_ply, write_pfm, write_ply
+from stereo.raw_files import (
+    parse_scale,
+    read_npy,
+    read_pfm,
+    read_ply,
+    read_ply_confidence,
+    read_tiff_bands,
+    write_pfm,
+    write_ply,
+    write_tiff_bands,
+)
 from stereo.types import InputError
 
 __all__ = [
     "PNG16_SCALE",
     "WRITABLE",
     "atomic_write",
+    "read_depth_png16",
     "read_disparity",
     "read_image",
+    "read_npy",
     "read_pfm",
     "read_ply",
+    "read_ply_confidence",
     "read_stored",
+    "read_tiff_bands",
+    "write_depth_png16",
     "write_disparity_png16",
     "write_image",
     "write_pfm",
     "write_ply",
+    "write_tiff_bands",
 ]
 log = logging.getLogger(__name__)
 
 PNG16_SCALE = 256.0  # KITTI: stored value = 256 * disparity
+NO_DEPTH, TOO_NEAR, TOO_FAR = 0, 1, 65535  # stored in a PNG of depths in mm
 WRITABLE = (".bmp", ".jpeg", ".jpg", ".png", ".ppm", ".tif", ".tiff", ".webp")
 # What libjpeg says and decodes nevertheless.
 _DAMAGE = re.compile(rb"^(Corrupt JPEG data|Inconsistent progression|Invalid SOS).*", re.MULTILINE)
@@ -221,10 +238,49 @@ def write_disparity_png16(path: str | os.PathLike[str], disp: np.ndarray, valid:
         raise InputError(f"cannot write '{path}': got disp {disp.shape}, valid {known.shape}, expected equal (H, W) and a .png")
     known = known & np.isfinite(disp)
     stored = np.rint(np.clip(np.where(known, disp, 0), 1 / PNG16_SCALE, 65535 / PNG16_SCALE) * PNG16_SCALE) * known
-    data = _encode(stored.astype(np.uint16), path)
-    texts = b""
-    for entry in (b"tEXtScale\x00%d" % PNG16_SCALE, b"tEXtUnit\x00px"):
-        texts += struct.pack(">I", len(entry) - 4) + entry + struct.pack(">I", zlib.crc32(entry))
+    _write_png16(path, stored.astype(np.uint16), {b"Scale": b"%d" % PNG16_SCALE, b"Unit": b"px"})
+
+
+def _write_png16(path: Path, stored: np.ndarray, texts: dict[bytes, bytes]) -> None:
+    """(H, W) uint16 as a PNG with tEXt chunks, which OpenCV would not write."""
+    data = _encode(stored, path)
+    chunks = b""
+    for name, value in texts.items():
+        entry = b"tEXt" + name + b"\x00" + value
+        chunks += struct.pack(">I", len(entry) - 4) + entry + struct.pack(">I", zlib.crc32(entry))
     header_end = len(PNG_SIGNATURE) + 25  # IHDR is always 4 + 4 + 13 + 4 bytes
     with atomic_write(path) as temporary:
-        temporary.write_bytes(data[:header_end] + texts + data[header_end:])
+        temporary.write_bytes(data[:header_end] + chunks + data[header_end:])
+
+
+def write_depth_png16(path: str | os.PathLike[str], depth: np.ndarray) -> None:
+    """Write (H, W) metres as a 16-bit PNG of millimetres, with tEXt Unit=mm: 2 .. 65534, and three codes.
+
+    NO_DEPTH = 0 where depth is NaN (occluded or unknown), TOO_NEAR = 1 where it is -inf, TOO_FAR = 65535 where it is +inf or
+    beyond 65.534 m. What is nearer than 2 mm, though known, is stored as 2.
+    Raises InputError for another shape, an extension other than .png, and when the file cannot be written.
+    """
+    path, depth = Path(path), np.asarray(depth, np.float64)
+    if depth.ndim != 2 or depth.size == 0 or path.suffix.lower() != ".png":
+        raise InputError(f"cannot write '{path}': got depth {depth.shape}, expected (H, W) and a .png")
+    metres = np.nan_to_num(depth, nan=0.0, posinf=1e3, neginf=0.0)
+    stored = np.rint(np.clip(metres, 0, 1e3) * 1000).clip(TOO_NEAR + 1, TOO_FAR)
+    stored = np.where(np.isneginf(depth), TOO_NEAR, np.where(np.isnan(depth), NO_DEPTH, stored))
+    _write_png16(path, stored.astype(np.uint16), {b"Unit": b"mm"})
+
+
+def read_depth_png16(path: str | os.PathLike[str]) -> np.ndarray:
+    """Read what write_depth_png16 writes: (H, W) float32 metres, NaN, -inf and inf for its three codes.
+
+    Raises InputError for a file that is missing, no PNG, or not of 16 bits, one channel and the unit mm.
+    """
+    path = Path(path)
+    data = _read_whole(path, "depth file")
+    if not data.startswith(PNG_SIGNATURE) or png_texts(data, path).get("Unit") != "mm" or (data[24], data[25]) != (16, 0):
+        raise InputError(f"depth file '{path}': expected a 16-bit grey PNG with tEXt Unit=mm, as written here")
+    stored = _decode(data, path, cv2.IMREAD_GRAYSCALE | cv2.IMREAD_ANYDEPTH)
+    codes = ((stored == NO_DEPTH, np.nan), (stored == TOO_NEAR, -np.inf), (stored == TOO_FAR, np.inf))
+    depth = (stored / 1000).astype(np.float32)
+    for where, code in codes:
+        depth[where] = code
+    return depth

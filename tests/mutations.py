@@ -24,19 +24,27 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import calibration_files as calibrations
 import cv2
 import numpy as np
 
-from stereo.geometry import Calibration, read_middlebury_calib
+from stereo.calibration.middlebury import read_middlebury_calib
+from stereo.calibration.read import read_calibration
+from stereo.calibration.rig import CalibrationFile
+from stereo.geometry import Calibration
 from stereo.image_io import (
+    read_depth_png16,
     read_disparity,
     read_image,
     read_pfm,
     read_ply,
     read_stored,
+    read_tiff_bands,
+    write_depth_png16,
     write_disparity_png16,
     write_pfm,
     write_ply,
+    write_tiff_bands,
 )
 from stereo.types import InputError
 
@@ -149,6 +157,21 @@ def resealed(data: bytearray) -> bytes:
     return bytes(data)
 
 
+def calibration_texts() -> dict[str, bytes]:
+    """One file of each layout."""
+    whole = {"M1": np.eye(3), "D1": np.zeros((1, 5)), "M2": np.eye(3), "D2": np.zeros((1, 5))}
+    whole |= {"R": np.eye(3), "T": np.array([[-0.1], [0], [0]]), "P1": np.eye(3, 4), "P2": np.eye(3, 4) - np.eye(3, 4, 3)}
+    texts = {"ros": calibrations.ros("left", 0) + "---\n" + calibrations.ros("right", -48), "zed": calibrations.ZED}
+    texts |= {"kitti": calibrations.KITTI_RAW, "realsense": calibrations.REALSENSE.replace("848", "1280").replace("480", "720")}
+    texts |= {"json": calibrations.REALSENSE_JSON.replace("800", "720"), "k": calibrations.FOUNDATION_STEREO}
+    for form in ("yml", "xml"):
+        storage = cv2.FileStorage(f"x.{form}", cv2.FILE_STORAGE_WRITE | cv2.FILE_STORAGE_MEMORY)
+        for name, value in whole.items():
+            storage.write(name, value)
+        texts[form] = storage.releaseAndGetString()
+    return {name: text.encode() for name, text in texts.items()}
+
+
 # ---------------------------------------------------------------------------------------------------------------------
 # Batches
 
@@ -180,11 +203,17 @@ BATCHES = [
     Batch("read_pfm", read_pfm, "pfm", lambda folder: [*PFM(folder), *written(write_pfm, picture(3, np.float32))(folder)]),
     Batch("read_ply", read_ply, "ply", written(write_ply, POINTS[:40].astype(np.float32), POINTS[:40])),
     Batch("read_middlebury_calib", read_middlebury_calib, "txt", lambda _: [CALIB]),
+    Batch("read_depth_png16", read_depth_png16, "png", written(write_depth_png16, DISP, suffix="png")),
+    Batch("read_tiff_bands", read_tiff_bands, "tiff", written(write_tiff_bands, np.stack([DISP, DISP], axis=-1))),
+    *(
+        Batch(f"read_calibration {name}", lambda path: read_calibration(path, (1280, 720)), "txt", lambda _, text=text: [text])
+        for name, text in calibration_texts().items()
+    ),
 ]
 
 
 def arrays_of(result: Any) -> tuple[np.ndarray, ...]:
-    if isinstance(result, Calibration):  # its constructor refuses what is not finite
+    if isinstance(result, Calibration | CalibrationFile):  # its constructor refuses what is not finite
         return ()
     return result if isinstance(result, tuple) else (result,)
 

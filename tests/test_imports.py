@@ -20,7 +20,7 @@ each_file = pytest.mark.parametrize("name", NAMES)
 # A room may import its own tier and every tier before it.
 TIERS = [
     {"types", "config", "kernels", "version"},
-    {"files", "picture_headers", "raw_files", "image_io", "geometry", "attention"},
+    {"files", "picture_headers", "raw_files", "image_io", "geometry", "calibration", "attention"},
     {"model", "losses", "metrics", "datasets"},
     {"checkpoint"},
     {"engine", "inference", "report"},

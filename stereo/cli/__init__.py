@@ -15,7 +15,22 @@ from collections.abc import Sequence
 from types import ModuleType
 from typing import NoReturn
 
-from stereo.cli import bench, check, compare, convert, demo, evaluate, generate, infer, preview, report, submit, train
+from stereo.cli import (
+    bench,
+    check,
+    compare,
+    convert,
+    demo,
+    depth,
+    evaluate,
+    generate,
+    infer,
+    preview,
+    rectify,
+    report,
+    submit,
+    train,
+)
 from stereo.types import InputError, StoppedError
 from stereo.version import __version__
 
@@ -29,6 +44,8 @@ class Parser(argparse.ArgumentParser):
 
 VERBS: dict[str, tuple[ModuleType, str]] = {
     "infer": (infer, "disparity, occlusion and confidence of a pair of images, or of two folders of pairs"),
+    "rectify": (rectify, "straighten images of two calibrated cameras so that their rows agree, and say how well they do"),
+    "depth": (depth, "metres and a point cloud from a disparity map and a calibration; needs no network"),
     "check": (check, "what is wrong with a pair of images, or with a data set, and how to mend it"),
     "demo": (demo, "generate a pair, run the shipped weights on it, compare with the exact truth"),
     "train": (train, "train a network from a recipe (a TOML file in experiments/)"),

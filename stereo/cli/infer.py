@@ -7,6 +7,7 @@ import time
 from pathlib import Path
 from typing import Any
 
+from stereo.cli.calibration_options import add_calibration, add_depth, depth_writer
 from stereo.cli.shared import (
     add_device,
     add_memory,
@@ -16,9 +17,8 @@ from stereo.cli.shared import (
     make_folder,
     say,
 )
-from stereo.geometry import read_middlebury_calib
 from stereo.image_io import read_image
-from stereo.inference.outputs import write_depth, write_maps, write_sidecar
+from stereo.inference.outputs import write_maps, write_sidecar
 from stereo.inference.predictor import check_pair
 from stereo.types import InputError
 from stereo.version import __version__
@@ -35,13 +35,15 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("right", help="right image, or a folder of right images with the same file names")
     parser.add_argument("-o", "--output", default="out", help="folder for the results (default: out)")
     parser.add_argument("--both", action="store_true", help="also write the maps of the right view, as STEM.right.*")
-    parser.add_argument("--calib", help="a Middlebury calib.txt: also write metric depth and a point cloud")
+    add_calibration(parser)
+    add_depth(parser)
 
 
 def run(args: argparse.Namespace) -> dict[str, Any]:
     pairs = list_pairs(Path(args.left), Path(args.right))
-    calibration = read_middlebury_calib(args.calib) if args.calib else None
-    check_pair(read_image(pairs[0][1]), read_image(pairs[0][2]))  # before the network is loaded
+    first = read_image(pairs[0][1])
+    check_pair(first, read_image(pairs[0][2]))  # before the network is loaded
+    depth = depth_writer(args, (first.shape[1], first.shape[0]))
     predictor, weights = load_predictor(args)
     folder = make_folder(Path(args.output))  # last, so that refused input leaves no empty folder behind
     done = []
@@ -53,8 +55,10 @@ def run(args: argparse.Namespace) -> dict[str, Any]:
         files = write_maps(folder, stem, results[0])
         if args.both:
             files += write_maps(folder, f"{stem}.right", results[1])
-        if calibration:
-            files += write_depth(folder, stem, left, results[0], calibration)
+        depth_facts: dict[str, Any] = {}
+        if depth:
+            depth_files, depth_facts = depth.write_map(folder, stem, left, results[0])
+            files += depth_files
         disp = results[0].disp
         facts = {
             "left": str(left_path),
@@ -70,7 +74,7 @@ def run(args: argparse.Namespace) -> dict[str, Any]:
             "matched": str(predictor.plan),
             "seconds": seconds,
             "version": __version__,
-        }
+        } | ({"depth": depth_facts} if depth else {})
         files.append(write_sidecar(folder, stem, facts))
         done.append(facts | {"files": [str(f) for f in files]})
         say(args, f"{left_path}: {disp.shape[1]}x{disp.shape[0]} px in {seconds:.2f} s, disparity {disp.min():.1f} to "

@@ -6,14 +6,9 @@ import json
 from pathlib import Path
 from typing import Any
 
-import numpy as np
-
-from stereo.geometry import Calibration, disparity_to_depth, points_from_disparity
-from stereo.image_io import atomic_write, write_disparity_png16, write_image, write_pfm, write_ply
+from stereo.image_io import atomic_write, write_disparity_png16, write_image, write_pfm
 from stereo.report.colour import colour_disparity, gray, robust_range, with_legend
 from stereo.types import DisparityMap
-
-CLOUD_OCCLUSION = 0.5  # pixels that are more probably hidden than not stay out of the cloud
 
 
 def write_maps(folder: Path, stem: str, result: DisparityMap) -> list[Path]:
@@ -25,17 +20,6 @@ def write_maps(folder: Path, stem: str, result: DisparityMap) -> list[Path]:
     write_disparity_png16(paths[2], result.disp)
     write_image(paths[3], gray(result.occlusion)[..., 0])
     write_image(paths[4], gray(result.confidence)[..., 0])
-    return paths
-
-
-def write_depth(folder: Path, stem: str, left: np.ndarray, result: DisparityMap, calibration: Calibration) -> list[Path]:
-    """STEM.depth.npy (float32 metres, inf where there is none) and STEM.ply (visible pixels; x right, y down, z forward)."""
-    paths = [folder / f"{stem}.depth.npy", folder / f"{stem}.ply"]
-    depth = disparity_to_depth(result.disp, calibration).astype(np.float32)
-    with atomic_write(paths[0]) as temporary:
-        np.save(temporary, depth)
-    keep = np.isfinite(depth) & (result.occlusion < CLOUD_OCCLUSION)
-    write_ply(paths[1], points_from_disparity(result.disp, calibration)[keep].astype(np.float32), left[keep])
     return paths
 
 
