@@ -74,7 +74,8 @@ class CameraSource(Source):
 
     def _take(self) -> list[np.ndarray] | None:
         """A picture of each camera, None when one of them has none."""
-        if not all([capture.grab() for capture in self._captures]):  # a list: the second is triggered at once
+        grabbed = [capture.grab() for capture in self._captures]  # all are triggered before any is decoded
+        if not all(grabbed):
             return None
         images = [image for done, image in (capture.retrieve() for capture in self._captures) if done and image is not None]
         return images if len(images) == len(self._captures) else None

@@ -51,7 +51,8 @@ class VideoFile:
         self._capture = opener(path)
         if not self._capture.isOpened():
             self._capture.release()
-            raise InputError(f"cannot decode video '{path}': empty, damaged, cut off, or of an unknown codec; convert it to .mp4")
+            why = "empty, damaged, cut off, or of an unknown codec"
+            raise InputError(f"cannot decode video '{path}': {why}; convert or copy it again")
         count, rate = (self._capture.get(prop) for prop in (cv2.CAP_PROP_FRAME_COUNT, cv2.CAP_PROP_FPS))
         self.announced = int(count) if 0 < count < 2**31 else None
         self.fps = rate if 0 < rate <= HIGHEST_RATE else None

@@ -59,7 +59,7 @@ class Selection:
             stop = (start or 0) + 1
         chosen = cls(start or 0, stop, 1 if step is None else step)
         if chosen.step < 1 or (stop is not None and stop <= chosen.start):
-            raise InputError(f"got --frames '{text}', which selects nothing; expected A:B:STEP with A below B and STEP from 1 on")
+            raise InputError(f"got --frames '{text}', which selects nothing; expected A:B:STEP, A below B and STEP above 0")
         return chosen
 
     def __contains__(self, index: int) -> bool:

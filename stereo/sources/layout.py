@@ -20,7 +20,7 @@ def split_views(image: np.ndarray, layout: str, right_first: bool, name: str) ->
     side = image.shape[axis]
     if side % 2:
         size = f"{image.shape[1]}x{image.shape[0]} px"
-        what = "wide for two views side by side" if axis else "high for two views above one another"
-        raise InputError(f"{name} is {size}: {side} px are an odd number, {what}; crop it to {side - 1} px where the views meet")
+        what = "wide, odd, for two views side by side" if axis else "high, odd, for two views above one another"
+        raise InputError(f"{name} is {size}: {side} px {what}; crop it to {side - 1} px where the views meet")
     first, second = np.split(image, 2, axis=axis)
     return (second, first) if right_first else (first, second)

@@ -39,10 +39,11 @@ def open_source(
     if right is None:
         return _of_one(kind, left, layout, swap, selection)
     if layout is not None:
-        raise InputError(f"got --layout {layout} and two {PLURALS[kind]}; it is for one file that holds both views, leave one out")
+        raise InputError(f"got --layout {layout} and two {PLURALS[kind]}; it is for one that holds both views, leave either out")
     if kind_of(right) != kind:
         listed = ", ".join(f"two {plural}" for plural in PLURALS.values())
-        raise InputError(f"got '{left}' ({kind}) and '{right}' ({kind_of(right)}); expected {listed}, or one that holds both views")
+        given = f"got '{left}' ({kind}) and '{right}' ({kind_of(right)})"
+        raise InputError(f"{given}; expected {listed}, or one that holds both views")
     if kind == "camera":
         numbers = [camera_number(left), camera_number(right)]
         if numbers[0] == numbers[1]:

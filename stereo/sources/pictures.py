@@ -103,8 +103,8 @@ def is_glob(text: str) -> bool:
 def list_pairs(left: str, right: str) -> list[PairFiles]:
     """Pairs of two folders or of two globs, in the order of their names, numbers by their value.
 
-    Files of folders pair by equal names, or by names that differ in one word that says left or right; files of globs pair by what
-    the wildcards stand for. Raises InputError for files without a partner or with two, and when a file is on both sides.
+    Files of folders pair by equal names, or by names that differ in one word that says left or right; files of globs pair by
+    what the wildcards stand for. Raises InputError for files without a partner or with two, and for a file on both sides.
     """
     sides = [_select(text, PICTURES) for text in (left, right)]
     if both := set(sides[0].values()) & set(sides[1].values()):
@@ -136,8 +136,8 @@ def _select(text: str, kinds: Sequence[str]) -> dict[str, Path]:
 
 def _equal_names(lefts: dict[str, Path], rights: dict[str, Path], left: str, right: str) -> dict[str, str]:
     if alone := sorted(lefts.keys() ^ rights.keys()):
-        found = f"the stars of '{left}' and '{right}' stand for different names: {len(alone)} are on one side only, '{alone[0]}' first"
-        raise InputError(f"{found}; expected equal ones, like left_*.png and right_*.png of left_07.png and right_07.png")
+        found = f"the stars of '{left}' and '{right}' stand for different names, {len(alone)} of them on one side only"
+        raise InputError(f"{found}, for example '{alone[0]}'; expected equal ones, as of left_07.png and right_07.png")
     return {name: name for name in lefts}
 
 

@@ -16,8 +16,8 @@ _Item = StereoFrame | Dropped | BaseException | None  # None: the end
 class Prefetch:
     """Iterate a source in a thread, one frame ahead; of a live source only the newest frame is kept.
 
-    What the source raises is raised where the frames are taken. The source is closed by its own thread when the frames end or the
-    block is left. passed_over: frames of a live source that came and went while the network was busy.
+    What the source raises is raised where the frames are taken. The source is closed by its own thread when the frames end or
+    the block is left. passed_over: frames of a live source that came and went while the network was busy.
 
         with Prefetch(source) as frames:
             for frame in frames: ...
@@ -59,7 +59,7 @@ class Prefetch:
                 if self._stop.is_set():
                     break
                 self._put(item, replace=self._source.live and isinstance(item, StereoFrame))
-        except BaseException as error:  # noqa: BLE001, carried over to whoever takes the frames
+        except BaseException as error:  # carried over to whoever takes the frames
             end = error
         finally:
             self._source.close()

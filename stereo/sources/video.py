@@ -13,7 +13,7 @@ from stereo.sources.frame import Dropped, Selection, Source, StereoFrame
 from stereo.sources.layout import split_views
 from stereo.types import InputError
 
-VIDEOS = (".3gp", ".avi", ".flv", ".m2ts", ".m4v", ".mkv", ".mov", ".mp4", ".mpeg", ".mpg", ".mts", ".ogv", ".ts", ".webm", ".wmv")
+VIDEOS = tuple(".3gp .avi .flv .m2ts .m4v .mkv .mov .mp4 .mpeg .mpg .mts .ogv .ts .webm .wmv".split())
 ASSUMED_RATE = 25.0  # frames per second, where a video does not say
 SAME_RATE = 0.005  # relative difference: 29.97 and 30 are the same rate, badly rounded
 UNEVEN = 1.5  # times the shortest time between two frames; and CLOCK_STEP more: Matroska counts in ms
@@ -30,8 +30,8 @@ def views_of(images: list[np.ndarray], layout: str | None, swap: bool, name: str
 class VideoSource(Source):
     """Frames of one video of ``layout`` "sbs" or "ou", or of a left and a right one.
 
-    Two videos are paired by their clocks, where they have any: a frame that one decoder stepped over costs one pair and does not
-    shift those behind it. The shorter one ends both.
+    Two videos are paired by their clocks, where they have any: a frame that one decoder stepped over costs one pair and does
+    not shift those behind it. The shorter one ends both.
     Raises InputError for what VideoFile refuses, for two unequal frame rates, and for a selection behind the end.
     """
 
@@ -49,7 +49,8 @@ class VideoSource(Source):
             self.announced = min(counts) if len(counts) == len(paths) else None
             self.length = selection.count(self.announced)
             if self.length == 0:
-                raise InputError(f"--frames selects none of the {self.announced} frames of '{self.name}'; they are counted from 0")
+                given = f"--frames selects none of the {self.announced} frames of '{self.name}'"
+                raise InputError(f"{given}; they are counted from 0")
         except InputError:
             self.close()
             raise
@@ -68,7 +69,8 @@ class VideoSource(Source):
         index = unpaired = 0
         while not self._selection.ends_before(index):
             before = unpaired
-            together = all([file.grab() for file in self._files])  # a list: both go on
+            grabbed = [file.grab() for file in self._files]
+            together = all(grabbed)
             while together and (behind := self._behind()) is not None:
                 unpaired += 1
                 together = behind.grab()
@@ -104,7 +106,7 @@ class VideoSource(Source):
         return f"frame {index} of '{self._paths[0]}'"
 
     def _tell_the_end(self, index: int, unpaired: int) -> Iterator[Dropped]:
-        """What was announced and did not come; whether one of two goes on; uneven times. ``index``: how many pairs there were."""
+        """What was announced and did not come; whether one of two goes on; uneven times. ``index``: the number of pairs."""
         if self.announced is not None:
             lost = (self._selection.count(self.announced) or 0) - (self._selection.count(index + unpaired) or 0)
             if lost > 0:
@@ -112,7 +114,8 @@ class VideoSource(Source):
                 yield Dropped(f"'{self.name}'", reason, lost)
         counts = [file.announced or file.grabbed for file in self._files]
         if max(counts) > min(counts):
-            self.notes.append(f"the videos have {' and '.join(map(str, counts))} frames; what is behind the shorter one is left out")
+            given = f"the videos have {' and '.join(map(str, counts))} frames"
+            self.notes.append(f"{given}; what is behind the end of the shorter one is left out")
         gaps = self._files[0].gaps
         if gaps and self._files[0].has_clock and gaps[1] > UNEVEN * gaps[0] + CLOCK_STEP:
             given = f"frames of '{self._paths[0]}' come {1000 * gaps[0]:.0f} to {1000 * gaps[1]:.0f} ms apart"
