@@ -39,7 +39,7 @@ def open_source(
     if right is None:
         return _of_one(kind, left, layout, swap, selection)
     if layout is not None:
-        raise InputError(f"got --layout {layout} and two {PLURALS[kind]}; it is for one that holds both views, leave either out")
+        raise InputError(f"got --layout {layout} and two {PLURALS[kind]}; it is for one that holds both views")
     if kind_of(right) != kind:
         listed = ", ".join(f"two {plural}" for plural in PLURALS.values())
         given = f"got '{left}' ({kind}) and '{right}' ({kind_of(right)})"

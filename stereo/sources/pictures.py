@@ -110,7 +110,7 @@ def list_pairs(left: str, right: str) -> list[PairFiles]:
     if both := set(sides[0].values()) & set(sides[1].values()):
         raise InputError(f"'{min(both)}' is selected as left and as right; give two folders, or globs of different files")
     if is_glob(left):
-        partners = _equal_names(*sides, left, right)
+        partners = _equal_names(sides[0], sides[1], left, right)
     else:
         try:
             partners = pair_names(*sides)

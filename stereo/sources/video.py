@@ -13,7 +13,7 @@ from stereo.sources.frame import Dropped, Selection, Source, StereoFrame
 from stereo.sources.layout import split_views
 from stereo.types import InputError
 
-VIDEOS = tuple(".3gp .avi .flv .m2ts .m4v .mkv .mov .mp4 .mpeg .mpg .mts .ogv .ts .webm .wmv".split())
+VIDEOS = (".3gp", ".avi", ".flv", ".m2ts", ".m4v", ".mkv", ".mov", ".mp4", ".mpeg", ".mpg", ".mts", ".ogv", ".ts", ".webm")
 ASSUMED_RATE = 25.0  # frames per second, where a video does not say
 SAME_RATE = 0.005  # relative difference: 29.97 and 30 are the same rate, badly rounded
 UNEVEN = 1.5  # times the shortest time between two frames; and CLOCK_STEP more: Matroska counts in ms
