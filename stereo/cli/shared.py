@@ -13,12 +13,17 @@ from typing import Any
 from stereo.checkpoint import default_weights, load_model
 from stereo.engine.memory import keep_freed_memory
 from stereo.inference.predictor import PRECISIONS, StereoPredictor
+from stereo.quiet import STDERR
 from stereo.types import InputError
 
 
 def say(args: argparse.Namespace, text: str) -> None:
     """Print for people; with --json stdout belongs to the one JSON object."""
-    print(text, file=sys.stderr if args.json else sys.stdout)
+    if args.json:
+        with STDERR:  # a thread may be decoding an image, with stderr turned away from the terminal
+            print(text, file=sys.stderr)
+    else:
+        print(text)
 
 
 def make_folder(path: Path) -> Path:

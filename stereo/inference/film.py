@@ -1,4 +1,4 @@
-"""Disparities of a sequence as a film in colours: one fixed range, a codec that OpenCV's wheel always has, never half a file."""
+"""Disparities of a sequence as a film in colours: one fixed range, a codec that every OpenCV wheel has, never half a file."""
 
 from __future__ import annotations
 
@@ -80,15 +80,15 @@ def writing_film(folder: Path, stem: str, fps: float, size: tuple[int, int]) -> 
             yield film
             film.finish()
             return
-    raise InputError(f"cannot write a video to '{folder}': this OpenCV has neither MPEG-4 nor Motion JPEG; install opencv-python")
+    raise InputError(f"cannot write a video to '{folder}': this OpenCV has no encoder for one; install opencv-python")
 
 
 class DisparityFilm:
     """Frames in, a film of their disparities out, all in the colours of one range.
 
-    fps: of the film; None: measured on the first frames (a camera). colour_range: (low, high) px; None: estimated once, from the
-    first RANGE_FRAMES frames, which are held that long. style: "disp", "side-by-side" (left image beside it), or None: no file.
-    window: where to show it, too. Call ``close`` in any case: it completes the file.
+    fps: of the film; None: measured on the first frames (a camera). colour_range: (low, high) px; None: estimated once, from
+    the first RANGE_FRAMES frames, which are held that long. style: "disp", "side-by-side" (the left image beside it), or None
+    for no file. window: where to show it, too. Call ``close`` in any case: it completes the file.
     """
 
     def __init__(
@@ -151,6 +151,12 @@ class DisparityFilm:
         self._stack.close()
         if self._window is not None:
             self._window.close()
+
+    def range_line(self) -> str:
+        """The range of the colours, and how to have the same one again, for people."""
+        low, high = self.colour_range or (0.0, 0.0)
+        kept = f", after the first {RANGE_FRAMES} frames; --range {low:g} {high:g} keeps them" if self._estimated else ""
+        return f"colours from {low:g} to {high:g} px{kept}"
 
     def facts(self) -> dict[str, Any]:
         """For a sidecar: the film, its rate, the range of its colours in px and where that comes from."""

@@ -22,13 +22,21 @@ def predict_views(
     """
     check_pair(left, right)
     height, width = left.shape[:2]
-    small = round(width * scale), round(height * scale)
-    if min(small) < MIN_SIDE:
-        given = f"--scale {scale:g} makes {small[0]}x{small[1]} px of {width}x{height} px"
-        raise InputError(f"{given}; expected at least {MIN_SIDE} px on each side, give a larger scale")
+    small = scaled_size((width, height), scale)
     pair = (left, right) if small == (width, height) else (shrink(left, small), shrink(right, small))
     maps = list(predictor.predict_both(*pair)) if both else [predictor.predict(*pair)]
     return maps if small == (width, height) else [enlarge(result, (width, height)) for result in maps]
+
+
+def scaled_size(size: tuple[int, int], scale: float) -> tuple[int, int]:
+    """``size`` (width, height) px times ``scale``. Raises InputError outside of 0 < scale <= 1, and for a side below 32 px."""
+    small = round(size[0] * scale), round(size[1] * scale)
+    if not 0 < scale <= 1:
+        raise InputError(f"got --scale {scale:g}, expected a number above 0 and up to 1")
+    if min(small) < MIN_SIDE:
+        given = f"--scale {scale:g} makes {small[0]}x{small[1]} px of {size[0]}x{size[1]} px"
+        raise InputError(f"{given}; expected at least {MIN_SIDE} px on each side, give a larger scale")
+    return small
 
 
 def enlarge(result: DisparityMap, size: tuple[int, int]) -> DisparityMap:

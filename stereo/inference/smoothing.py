@@ -27,7 +27,7 @@ class TemporalFilter:
     so that while keep = 1 it is D(t) = sum of s^k c(t-k) d(t-k) / sum of s^k c(t-k), k = 0 .. t: of constant confidence the
     exponential mean in which the newest frame has the weight 1 - s. keep(t) is 0, and the pixel begins anew, where
 
-    - the picture has changed within SPREAD px: a channel, averaged over 3 x 3 px, by more than CHANGE levels since the last frame
+    - the picture has changed within SPREAD px: a channel, averaged over 3 x 3 px, by more than CHANGE levels since the last
     - c(t) * |d(t) - D(t-1)| > CONTRADICTION: a sure pixel says that its surface has moved; an unsure one is noise
     - more than CUT of the picture has changed, or its size: a cut, counted in ``cuts``.
 
@@ -44,7 +44,7 @@ class TemporalFilter:
         self._disp = self._weight = np.zeros((0, 0), np.float32)  # D and W
 
     def __call__(self, image: np.ndarray, result: DisparityMap) -> DisparityMap:
-        """``result`` of ``image`` (H, W, 3) uint8 with the disparities of D(t); occlusion and confidence are the frame's own."""
+        """``result`` of ``image`` (H, W, 3) uint8 with the disparities D(t); occlusion and confidence are the frame's own."""
         if self.strength == 0:
             return result
         blurred = np.asarray(cv2.blur(image, (3, 3)))

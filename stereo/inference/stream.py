@@ -43,7 +43,7 @@ class UsableFrames:
         return self._first
 
     def __iter__(self) -> Iterator[StereoFrame]:
-        frame = self.first() if self._first is None else self._first
+        frame: StereoFrame | None = self.first() if self._first is None else self._first
         self._first = None  # a large picture is held no longer than needed
         while frame is not None:
             self.used += 1

@@ -38,6 +38,10 @@ class Prefetch:
         self._stop.set()
         self._thread.join(timeout=5)  # a camera that hangs must not keep the program
 
+    def notes(self) -> list[str]:
+        """Lines to say when all is taken."""
+        return [f"{self.passed_over} frames came while the network was busy and were passed over"] if self.passed_over else []
+
     def __iter__(self) -> Iterator[StereoFrame | Dropped]:
         while (item := self._take()) is not None:
             if isinstance(item, BaseException):
