@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from tqdm import tqdm
+from tqdm.contrib.logging import logging_redirect_tqdm
 
 from stereo.cli.shared import (
     add_device,
@@ -95,12 +96,13 @@ class Inference:
         start = time.perf_counter()
         bar = tqdm(total=frames.expected, unit="frame", disable=self.source.length == 1, mininterval=0.5)
         try:
-            for frame in frames:
-                going_on = self.take(frame, bar)
-                self.taken += 1
-                bar.update()
-                if not going_on:
-                    break
+            with logging_redirect_tqdm():  # lines of the log stand above the bar
+                for frame in frames:
+                    going_on = self.take(frame, bar)
+                    self.taken += 1
+                    bar.update()
+                    if not going_on:
+                        break
         except (KeyboardInterrupt, StoppedError) as error:
             return error
         finally:
@@ -143,7 +145,7 @@ class Inference:
         return files
 
     def report(self, frames: UsableFrames, notes: list[str], stopped: BaseException | None) -> dict[str, Any]:
-        """Say what came of it; write the sidecar of a sequence. Raises what ended it early, but a Ctrl-C only before any work."""
+        """Say what came of it; write the sidecar of a sequence. Raises what ended it early; a Ctrl-C only if it came first."""
         result: dict[str, Any] = {} if self.source.moving else {"pairs": self.pairs}
         if self.film is not None or self.source.moving:
             facts = self.sequence_facts(frames, notes)

@@ -33,8 +33,8 @@ def add_source(parser: argparse.ArgumentParser) -> None:
 
 
 def add_film(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument("--video", choices=(*STYLES, "none"), help="write STEM.disp.mp4: disparity in colours, or the left image "
-                        "beside it (default: disp for videos and cameras, none for images)")  # fmt: skip
+    parser.add_argument("--video", choices=(*STYLES, "none"), help="write STEM.disp.mp4: disparity in colours, or the left "
+                        "image beside it (default: disp for videos and cameras, none for images)")  # fmt: skip
     parser.add_argument("--fps", type=positive, metavar="RATE", help="frames per second of the written video (default: those "
                         "of the source, 10 for images)")  # fmt: skip
     parser.add_argument("--range", type=float, nargs=2, metavar=("LOW", "HIGH"), help="px: fixed range of the colours "

@@ -67,7 +67,7 @@ def write_sidecar(folder: Path, stem: str, facts: dict[str, Any]) -> Path:
         "disparity_sign": "x_right = x_left - disparity, disparity >= 0",
         "disp16_scale": "value / 256 = px, 0 = unknown",
         "occlusion": "probability that the right camera does not see the pixel, 0..1 (PNG: 0..255)",
-        "confidence": "probability that the disparity is within 1 px, 0..1 (PNG: 0..255)",
+        "confidence": f"probability that the disparity is within {1 / facts.get('scale', 1):g} px, 0..1 (PNG: 0..255)",
     }
     path = folder / f"{stem}.json"
     with atomic_write(path) as temporary:
