@@ -93,4 +93,5 @@ def jps(image: np.ndarray, flags: int | None, layout: int = 2, kind: int = 1) ->
     """A JPEG with the descriptor of a JPS (separation, flags, layout, type); None: without."""
     if flags is None:
         return jpeg(image)
-    return jpeg(image, segment(0xE3, b"_JPSJPS_" + struct.pack(">H", 4) + bytes([0, flags, layout, kind]) + struct.pack(">H", 0)))
+    descriptor = struct.pack(">H", 4) + bytes([0, flags, layout, kind]) + struct.pack(">H", 0)
+    return jpeg(image, segment(0xE3, b"_JPSJPS_" + descriptor))

@@ -30,9 +30,9 @@ def predict_views(
 
 def scaled_size(size: tuple[int, int], scale: float) -> tuple[int, int]:
     """``size`` (width, height) px times ``scale``. Raises InputError outside of 0 < scale <= 1, and for a side below 32 px."""
-    small = round(size[0] * scale), round(size[1] * scale)
     if not 0 < scale <= 1:
         raise InputError(f"got --scale {scale:g}, expected a number above 0 and up to 1")
+    small = round(size[0] * scale), round(size[1] * scale)
     if min(small) < MIN_SIDE:
         given = f"--scale {scale:g} makes {small[0]}x{small[1]} px of {size[0]}x{size[1]} px"
         raise InputError(f"{given}; expected at least {MIN_SIDE} px on each side, give a larger scale")
