@@ -101,7 +101,7 @@ def test_a_target_that_takes_no_more_bytes_is_one_error(tmp_path):
     before = resource.getrlimit(resource.RLIMIT_FSIZE)
     resource.setrlimit(resource.RLIMIT_FSIZE, (20_000, before[1]))
     try:
-        with pytest.raises(InputError, match="of 200 frames written .* can be played; is the disk full"):
+        with pytest.raises(InputError, match=r"of 200 frames written .* can be played; is the disk full"):
             write_film(tmp_path, 200)
     finally:
         resource.setrlimit(resource.RLIMIT_FSIZE, before)

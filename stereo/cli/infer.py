@@ -52,13 +52,13 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def run(args: argparse.Namespace) -> dict[str, Any]:
     check_film(args)
-    calibration = read_middlebury_calib(args.calib) if args.calib else None
     source = source_of(args)
     with Prefetch(source) as incoming:
         one_size = source.moving or film_style(args, source) is not None
         frames = UsableFrames(incoming, source, one_size, args.max_frames)
         height, width = frames.first().left.shape[:2]
         scaled_size((width, height), args.scale)  # refused before the network is loaded
+        calibration = read_middlebury_calib(args.calib) if args.calib else None
         predictor, weights = load_predictor(args)
         folder = make_folder(Path(args.output))  # last, so that refused input leaves no empty folder behind
         film = open_film(args, source, folder)
@@ -146,6 +146,8 @@ class Inference:
 
     def report(self, frames: UsableFrames, notes: list[str], stopped: BaseException | None) -> dict[str, Any]:
         """Say what came of it; write the sidecar of a sequence. Raises what ended it early; a Ctrl-C only if it came first."""
+        if stopped is not None and not self.taken:
+            raise stopped
         result: dict[str, Any] = {} if self.source.moving else {"pairs": self.pairs}
         if self.film is not None or self.source.moving:
             facts = self.sequence_facts(frames, notes)
@@ -162,8 +164,6 @@ class Inference:
         if isinstance(stopped, StoppedError):
             raise StoppedError(f"{stopped}; {holds}")
         if stopped is not None:
-            if not frames.used:
-                raise stopped
             say(self.args, f"interrupted: {holds}")
             result["exit_code"] = INTERRUPTED
         return result

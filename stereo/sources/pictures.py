@@ -49,7 +49,8 @@ class PictureSource(Source):
         self._layout, self._swap = layout, swap
         self.name, self.length = name, len(self._pairs)
         first = self._pairs[0][1]
-        self.stem = first.stem if self.length == 1 else first.left.absolute().parent.name or "pairs"
+        folder = first.left.absolute().parent.name
+        self.stem = first.stem if self.length == 1 else f"{folder}_sequence"  # not the stem of any of its pairs
 
     def __iter__(self) -> Iterator[StereoFrame | Dropped]:
         for index, pair in self._pairs:
