@@ -108,6 +108,21 @@ def test_a_target_that_takes_no_more_bytes_is_one_error(tmp_path):
     assert list(tmp_path.iterdir()) == []
 
 
+def test_an_interruption_between_writing_and_counting_costs_nothing(tmp_path):
+    film = DisparityFilm(tmp_path, "clip", 25, (0, 8), "disp", None)
+    for n in range(3):
+        film.add(frame(n), np.full((64, 96), float(n)))
+    film._file.frames -= 1
+    film.close()
+    assert len(read_video(tmp_path / "clip.disp.mp4")) == film.frames == 3
+    lost = DisparityFilm(tmp_path, "lost", 25, (0, 8), "disp", None)
+    lost.add(frame(0), np.full((64, 96), 1.0))
+    lost._file.frames += 1
+    with pytest.raises(InputError, match="of 2 frames written 1 can be played"):
+        lost.close()
+    assert [path.name for path in tmp_path.iterdir()] == ["clip.disp.mp4"]
+
+
 # ---------------------------------------------------------------------------------------------------------------------
 # Colours, rate, style
 

@@ -21,7 +21,7 @@ from test_sources_video import FakeCapture, opener
 from stereo.checkpoint import load_model, save_weights
 from stereo.cli import main
 from stereo.image_io import read_image, read_pfm, write_image
-from stereo.inference.film import RANGE_FRAMES
+from stereo.inference.film import RANGE_FRAMES, DisparityFilm
 from stereo.inference.predictor import StereoPredictor
 from stereo.model.build import build_model
 from stereo.report.colour import colour_disparity
@@ -269,6 +269,11 @@ def test_ctrl_c_in_process(tmp_path, clip, infer, monkeypatch):
     result, err = infer(clip, "--layout", "sbs", "--video", "side-by-side", code=130)
     assert film_numbers(result["sequence"]["video"]) == list(range(7))
     assert f"interrupted: {tmp_path / 'out' / 'clip.disp.mp4'} holds 7 frames" in err
+    calls.clear()
+    close = DisparityFilm.close
+    monkeypatch.setattr(DisparityFilm, "close", lambda film: (os.kill(os.getpid(), signal.SIGINT), close(film)))
+    result, _ = infer(clip, "--layout", "sbs", code=130)  # Ctrl-C twice
+    assert len(film_numbers(result["sequence"]["video"])) == 7
     calls[:] = [1] * 7
     assert infer(clip, "--layout", "sbs", code=130)[0] is None, "before the first frame there is nothing to tell of"
 

@@ -19,6 +19,7 @@ from stereo.cli.shared import (
     make_folder,
     positive,
     say,
+    uninterrupted,
 )
 from stereo.cli.source_options import add_film, add_source, check_film, film_style, open_film, saved_kinds, source_of
 from stereo.geometry import Calibration, read_middlebury_calib
@@ -109,7 +110,8 @@ class Inference:
             bar.close()
             self.seconds = time.perf_counter() - start
             if self.film is not None:
-                self.film.close()
+                with uninterrupted():  # a second Ctrl-C must not cost the film
+                    self.film.close()
         return None
 
     def take(self, frame: StereoFrame, bar: tqdm) -> bool:
@@ -158,7 +160,7 @@ class Inference:
                 say(self.args, self.film.range_line())
         for line in filter(None, [frames.summary(), *notes]):
             say(self.args, line)
-        holds = f"{len(self.pairs)} pair(s) are done, in {self.folder}"
+        holds = f"{self.taken} frame(s) are done, in {self.folder}"
         if self.film is not None and self.film.path is not None:
             holds = f"{self.film.path} holds {self.film.frames} frames"
         if isinstance(stopped, StoppedError):

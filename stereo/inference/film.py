@@ -54,17 +54,21 @@ class FilmFile:
         self.frames += 1
 
     def finish(self) -> None:
-        """Complete the file and play it back. Raises InputError unless it opens and holds what was written."""
+        """Complete the file and play it back. Raises InputError unless it opens and holds what was written.
+
+        It may hold one frame more than were counted: Ctrl-C can come between writing and counting.
+        """
         with stderr_diverted(), opencv_quiet():
             self._writer.release()
             played = cv2.VideoCapture(str(self._temporary))
             count = int(played.get(cv2.CAP_PROP_FRAME_COUNT)) if played.isOpened() else 0
-            played.set(cv2.CAP_PROP_POS_FRAMES, self.frames - 1)
-            whole = count == self.frames and played.read()[0]
+            played.set(cv2.CAP_PROP_POS_FRAMES, count - 1)
+            whole = count in (self.frames, self.frames + 1) and played.read()[0]
             played.release()
         if not whole:
             found = f"of {self.frames} frames written {max(count, 0)} can be played"
             raise InputError(f"cannot write '{self.path}': {found}; is the disk full?")
+        self.frames = count
 
 
 @contextmanager
@@ -126,7 +130,7 @@ class DisparityFilm:
         """Settle what is open from the frames held, and draw them."""
         held, self._held = self._held, []
         if self.colour_range is None:
-            self.colour_range = 0.0, math.ceil(max(robust_range(disp)[1] for _, disp in held))
+            self.colour_range = 0.0, float(math.ceil(max(robust_range(disp)[1] for _, disp in held)))
         if self._fps is None:
             first, last = held[0][0].time or 0.0, held[-1][0].time or 0.0
             self._fps = (len(held) - 1) / (last - first) if last > first else ASSUMED_RATE
