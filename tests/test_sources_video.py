@@ -209,6 +209,12 @@ def test_a_frame_that_one_of_two_videos_lost_does_not_shift_the_others(tmp_path,
     assert numbers(source) == [0, 1, 2, "-", 4, 5, 6, 7]
 
 
+def test_two_videos_whose_rates_were_rounded_differently_stay_together(tmp_path):
+    image = marked(1)
+    items = list(video(tmp_path, *(FakeCapture([image] * 700, fps=fps) for fps in (29.97, 30.0))))
+    assert len(items) == 700 and all(isinstance(item, StereoFrame) for item in items)
+
+
 def test_two_videos_without_a_clock_pair_by_their_order(tmp_path):
     sides = [FakeCapture([marked(n) for n in range(4)], times=[0.0] * 4) for _ in range(2)]
     items = list(video(tmp_path, *sides))

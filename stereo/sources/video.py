@@ -88,8 +88,9 @@ class VideoSource(Source):
         if len(self._files) == 1 or not all(file.has_clock for file in self._files):
             return None
         first, second = self._files
-        ahead = first.time - second.time
-        return None if abs(ahead) <= self._period / 2 else second if ahead > 0 else first
+        # In frames, not in seconds: rates that were rounded differently would drift apart.
+        ahead = first.time * (first.fps or ASSUMED_RATE) - second.time * (second.fps or ASSUMED_RATE)
+        return None if abs(ahead) <= 0.5 else second if ahead > 0 else first
 
     def _frame(self, index: int) -> StereoFrame | Dropped:
         name = self._called(index)
