@@ -153,9 +153,14 @@ def test_a_film_shorter_than_the_estimate(tmp_path):
     shown = read_video(tmp_path / "clip.disp.mp4")
     assert [number_of(image) for image in shown] == [0, 1, 2]
     assert shown[0].shape[1] == 2 * 96
+    burst = DisparityFilm(tmp_path, "burst", None, (0, 5), "disp", None)
+    for n in range(3):
+        burst.add(frame(n, time=n / 50_000), np.full((64, 96), 4.5, np.float32))
+    burst.close()
+    assert (burst.facts()["video_fps"], burst.path.name) == (120, "burst.disp.mp4"), "no codec counts microseconds"
     unused = DisparityFilm(tmp_path, "other", 25, None, "disp", None)
     unused.close()
-    assert unused.path is None and len(list(tmp_path.iterdir())) == 1
+    assert unused.path is None and len(list(tmp_path.iterdir())) == 2
 
 
 # ---------------------------------------------------------------------------------------------------------------------

@@ -15,8 +15,8 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+from fake_captures import FakeCapture, opener
 from stereo_files import marked, mpo, number_of, pair, read_video, side_by_side, write_video
-from test_sources_video import FakeCapture, opener
 
 from stereo.checkpoint import load_model, save_weights
 from stereo.cli import main
@@ -342,6 +342,7 @@ def test_what_is_refused_leaves_nothing_behind(tmp_path, clip, weights, capsys):
         ([clip, *sbs, "--scale", "2"], "up to 1"),
         ([clip, *sbs, "--scale", "0.2"], "makes 19x13 px of 96x64 px"),
         ([clip, *sbs, "--fps", "0"], "expected a number above 0"),
+        ([clip, *sbs, "--fps", "5000"], "expected at most 1000 frames per second"),
         ([clip, *sbs, "--save", "disp.pmf"], "did you mean disp.pfm"),
         ([clip, *sbs, "--video", "none"], "got neither a video nor maps"),
         ([left, right, "--video", "disp"], "got --video and one pair"),

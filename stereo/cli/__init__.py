@@ -28,7 +28,7 @@ class Parser(argparse.ArgumentParser):
 
 
 VERBS: dict[str, tuple[ModuleType, str]] = {
-    "infer": (infer, "disparity, occlusion and confidence of a pair of images, or of two folders of pairs"),
+    "infer": (infer, "disparity, occlusion and confidence of pairs: images, folders, stereo pictures, videos, cameras"),
     "check": (check, "what is wrong with a pair of images, or with a data set, and how to mend it"),
     "demo": (demo, "generate a pair, run the shipped weights on it, compare with the exact truth"),
     "train": (train, "train a network from a recipe (a TOML file in experiments/)"),

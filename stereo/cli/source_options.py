@@ -12,6 +12,7 @@ from stereo.config import near_matches
 from stereo.inference.film import ASSUMED_RATE, STYLES, DisparityFilm
 from stereo.inference.outputs import MAPS
 from stereo.inference.window import Window, window_problem
+from stereo.sources.capture import HIGHEST_RATE
 from stereo.sources.frame import Selection, Source
 from stereo.sources.layout import LAYOUTS
 from stereo.sources.opening import open_source
@@ -57,6 +58,8 @@ def check_film(args: argparse.Namespace) -> None:
     """Raise InputError for values that argparse lets pass; called before anything is opened."""
     if args.range and not (all(map(math.isfinite, args.range)) and args.range[0] < args.range[1]):
         raise InputError(f"got --range {args.range[0]:g} {args.range[1]:g}, expected two finite numbers, the smaller one first")
+    if args.fps and args.fps > HIGHEST_RATE:
+        raise InputError(f"got --fps {args.fps:g}, expected at most {HIGHEST_RATE:g} frames per second")
     if not 0 <= args.smooth <= 1:
         raise InputError(f"got --smooth {args.smooth:g}, expected 0 (off) to 1 (the mean over all that has not changed)")
     saved_kinds(args, "all")

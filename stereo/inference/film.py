@@ -23,6 +23,7 @@ CODECS = (("mp4v", ".mp4"), ("MJPG", ".avi"))  # the second where the wheel was 
 RANGE_FRAMES = 5  # whose disparities tell the range of the colours
 RESERVE = 32 * 2**20  # bytes that stay free: the index of a film is written at its end, and without it nothing plays
 STYLES = ("disp", "side-by-side")
+MEASURED = (0.1, 120.0)  # frames per second: bounds of what is believed of the first frames of a camera
 ASSUMED_RATE = 10.0  # frames per second, of pictures and of a camera's single frame
 
 
@@ -133,7 +134,8 @@ class DisparityFilm:
             self.colour_range = 0.0, float(math.ceil(max(robust_range(disp)[1] for _, disp in held)))
         if self._fps is None:
             first, last = held[0][0].time or 0.0, held[-1][0].time or 0.0
-            self._fps = (len(held) - 1) / (last - first) if last > first else ASSUMED_RATE
+            measured = (len(held) - 1) / (last - first) if last > first else ASSUMED_RATE
+            self._fps = min(max(measured, MEASURED[0]), MEASURED[1])
         return all([self._draw(frame, disp) for frame, disp in held])  # noqa: C419, every one is drawn
 
     def _draw(self, frame: StereoFrame, disp: np.ndarray) -> bool:
