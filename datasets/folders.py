@@ -68,7 +68,7 @@ class Folders(FrameDataset):
             if left is not None or right is not None:
                 raise InputError(f"got left={left} and right={right} for the folders of '{root}', expected both or neither")
             left, right = _known_layout(root)
-        lefts, rights = (_select(root, choice, WRITABLE) for choice in (left, right))
+        lefts, rights = (select_files(root, choice, WRITABLE) for choice in (left, right))
         if twice := set(lefts.values()) & set(rights.values()):
             raise InputError(f"'{min(twice)}' is selected by left={left} and by right={right}; expected different files")
         if lefts.keys() & rights.keys() and (root / left).is_dir() and (root / right).is_dir():
@@ -128,8 +128,12 @@ def _known_layout(root: Path) -> tuple[str, str]:
     return found[0]
 
 
-def _select(root: Path, choice: str, kinds: Sequence[str]) -> dict[str, Path]:
-    """Name -> file, of all files of ``kinds`` in a folder or of a glob."""
+def select_files(root: Path, choice: str, kinds: Sequence[str]) -> dict[str, Path]:
+    """Name -> file, of all files of ``kinds`` in a folder or of a glob, both relative to ``root``.
+
+    The name of a file in a folder is its stem; that of a file of a glob is what the wildcards stand for.
+    Raises InputError when there is none, and for two of one name.
+    """
     folder = root / choice
     if folder.is_dir():
         names = {path: path.stem for path in find_files(folder, ["*"], "file")}
@@ -180,7 +184,7 @@ def _filled(files: dict[str, Path], others: dict[str, Path], folder: Path) -> di
 
 def _of_each(lefts: dict[str, Path], root: Path, choice: str, kinds: Sequence[str], option: str) -> dict[str, Path]:
     """The files that ``choice`` selects, by name. Raises InputError unless their names are those of the left images."""
-    files = _select(root, choice, kinds)
+    files = select_files(root, choice, kinds)
     if (root / choice).is_dir() and files.keys() <= lefts.keys():
         files = _filled(files, lefts, root / choice)
     if different := lefts.keys() ^ files.keys():

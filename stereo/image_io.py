@@ -11,13 +11,9 @@ import logging
 import os
 import re
 import struct
-import tempfile
-import threading
 import zlib
-from collections.abc import Iterator
-from contextlib import contextmanager, suppress
+from contextlib import suppress
 from pathlib import Path
-from typing import BinaryIO
 
 import cv2
 import numpy as np
@@ -25,6 +21,7 @@ import numpy as np
 from stereo.config import near_matches
 from stereo.files import atomic_write, reading
 from stereo.picture_headers import PNG_SIGNATURE, check_picture, png_texts
+from stereo.quiet import opencv_quiet, stderr_diverted
 from stereo.raw_files import (
     parse_scale,
     read_npy,
@@ -42,6 +39,7 @@ __all__ = [
     "PNG16_SCALE",
     "WRITABLE",
     "atomic_write",
+    "decode_image",
     "read_depth_png16",
     "read_disparity",
     "read_image",
@@ -65,42 +63,6 @@ NO_DEPTH, TOO_NEAR, TOO_FAR = 0, 1, 65535  # stored in a PNG of depths in mm
 WRITABLE = (".bmp", ".jpeg", ".jpg", ".png", ".ppm", ".tif", ".tiff", ".webp")
 # What libjpeg says and decodes nevertheless.
 _DAMAGE = re.compile(rb"^(Corrupt JPEG data|Inconsistent progression|Invalid SOS).*", re.MULTILINE)
-_cv_log = getattr(cv2.utils, "logging", cv2)  # OpenCV 5 moved setLogLevel there
-_stderr = threading.Lock()  # the process has one
-
-
-@contextmanager
-def _quiet() -> Iterator[None]:
-    """Silence OpenCV's log inside the block: we raise one line of our own."""
-    before = _cv_log.setLogLevel(0)
-    try:
-        yield
-    finally:
-        if before > 0:  # 0 may be what another thread's block has set, and that thread will restore
-            _cv_log.setLogLevel(before)
-
-
-def _scratch_file() -> BinaryIO:
-    try:
-        return tempfile.TemporaryFile()
-    except OSError:  # no folder where one may be: it keeps nothing
-        return open(os.devnull, "w+b")
-
-
-@contextmanager
-def _stderr_diverted() -> Iterator[BinaryIO]:
-    """Send what C code prints to stderr into a file, inside the block: libpng and libjpeg talk to nobody else.
-
-    One thread at a time; what other threads print meanwhile is lost.
-    """
-    with _stderr, _scratch_file() as file:
-        before = os.dup(2)
-        os.dup2(file.fileno(), 2)
-        try:
-            yield file
-        finally:
-            os.dup2(before, 2)
-            os.close(before)
 
 
 def _decode(data: bytes, path: Path, flags: int) -> np.ndarray:
@@ -108,7 +70,7 @@ def _decode(data: bytes, path: Path, flags: int) -> np.ndarray:
     image, said = None, b""
     size = check_picture(data, path)
     if size is not None:
-        with _stderr_diverted() as stderr, _quiet(), suppress(cv2.error):
+        with stderr_diverted() as stderr, opencv_quiet(), suppress(cv2.error):
             image = cv2.imdecode(np.frombuffer(data, np.uint8), flags)
             stderr.seek(0)
             said = stderr.read()
@@ -135,7 +97,12 @@ def read_image(path: str | os.PathLike[str]) -> np.ndarray:
     holds floating point values.
     """
     path = Path(path)
-    image = _decode(_read_whole(path, "image"), path, cv2.IMREAD_COLOR | cv2.IMREAD_ANYDEPTH)
+    return decode_image(_read_whole(path, "image"), path)
+
+
+def decode_image(data: bytes, path: Path) -> np.ndarray:
+    """``read_image`` of bytes that were read already, from ``path``; raises InputError as it does."""
+    image = _decode(data, path, cv2.IMREAD_COLOR | cv2.IMREAD_ANYDEPTH)
     if image.dtype == np.uint16:
         image = ((image.astype(np.uint32) + 128) // 257).astype(np.uint8)
     if image.dtype != np.uint8:
@@ -159,7 +126,7 @@ def read_stored(path: str | os.PathLike[str]) -> np.ndarray:
 def _encode(image: np.ndarray, path: Path) -> bytes:
     """The bytes of ``image`` (BGR or one channel) in the format that the extension of ``path`` names."""
     done = False
-    with _quiet(), suppress(cv2.error):
+    with opencv_quiet(), suppress(cv2.error):
         done, data = cv2.imencode(path.suffix.lower(), image)
     if not done:
         raise InputError(f"cannot write '{path}': an image of shape {image.shape} does not fit that format; use .png")

@@ -8,6 +8,7 @@ from __future__ import annotations
 import re
 import struct
 import zlib
+from collections.abc import Iterator
 from pathlib import Path
 
 from stereo.types import InputError
@@ -18,6 +19,7 @@ PNG_SIGNATURE = b"\x89PNG\r\n\x1a\n"
 _JPEG_PIXELS_PER_BYTE = 8 * 64 * 2
 _JPEG_MARKER = re.compile(rb"\xff[^\x00\xd0-\xd7\xff]")  # neither an escaped 255 nor a restart inside the coded pixels
 _JPEG_HUFFMAN = (0xC0, 0xC1, 0xC2)  # baseline, extended, progressive; others are arithmetic coding and what nobody writes
+JPEG_END = 0xD9
 _PNM_HEADER = re.compile(rb"P[1-6](?:\s|#[^\n]*\n)+(\d{1,9})(?:\s|#[^\n]*\n)+(\d{1,9})\s")
 _TIFF_WIDTH, _TIFF_HEIGHT = 256, 257
 _TIFF_INTEGERS = {3: "H", 4: "I", 16: "Q"}
@@ -79,20 +81,33 @@ def png_texts(data: bytes, path: Path) -> dict[str, str]:
     return texts
 
 
+def jpeg_segments(data: bytes, start: int = 0) -> Iterator[tuple[int, int, int]]:
+    """(code, first byte, end) of each segment's payload in the JPEG that begins at ``start``; the last has the code JPEG_END.
+
+    Where that is missing the file is truncated.
+    """
+    position = start + 2
+    while marker := _JPEG_MARKER.search(data, position):
+        code, first = marker[0][1], marker.end() + 2
+        if code == JPEG_END:
+            yield code, marker.end(), marker.end()
+            return
+        # Skip the segment: its payload (an EXIF thumbnail) may hold markers of its own.
+        position = marker.end() + int.from_bytes(data[marker.end() : first])
+        yield code, first, position
+
+
 def _jpeg_size(data: bytes, path: Path) -> Size | None:
     """Also asks for the end marker: OpenCV 4 fills the missing part of a truncated JPEG with grey and returns it."""
-    size, position = None, 2
-    while marker := _JPEG_MARKER.search(data, position):
-        code = marker[0][1]
-        if code == 0xD9:
+    size = None
+    for code, first, _ in jpeg_segments(data):
+        if code == JPEG_END:
             return size
         if 0xC0 <= code <= 0xCF and code not in (0xC4, 0xC8, 0xCC) and size is None:  # a frame, not a table
-            height, width = struct.unpack_from(">HH", data, marker.end() + 3)
+            height, width = struct.unpack_from(">HH", data, first + 1)
             if code in _JPEG_HUFFMAN and width * height > len(data) * _JPEG_PIXELS_PER_BYTE:
                 raise InputError(f"JPEG '{path}' declares {width}x{height} pixels in {len(data)} bytes: truncated or damaged")
             size = width, height
-        # Skip the segment: its payload (an EXIF thumbnail) may hold markers of its own.
-        position = marker.end() + int.from_bytes(data[marker.end() : marker.end() + 2])
     raise InputError(f"JPEG '{path}' is truncated: it has no end after {len(data)} bytes; copy or download it again")
 
 

@@ -94,7 +94,7 @@ def test_infer_on_two_folders(tmp_path, weights, capsys):
     assert len(list((tmp_path / "out").glob("*.disp.pfm"))) == 2
     capsys.readouterr()
     (tmp_path / "r" / "b.png").unlink()
-    assert "'b.png' is in one folder only" in refused(capsys, "infer", *folders, "--weights", weights)
+    assert "1 of 3 images have no partner: 'b'" in refused(capsys, "infer", *folders, "--weights", weights)
     assert "two folders" in refused(capsys, "infer", folders[0], str(tmp_path / "r" / "a.png"), "--weights", weights)
 
 
@@ -133,7 +133,7 @@ def test_infer_refuses_other_bad_input(tmp_path, pair, weights, capsys):
     [
         ([], "required: VERB"),
         (["infr"], "invalid choice: 'infr'"),
-        (["infer", "a.png"], "required: right"),
+        (["infer"], "required: left"),
         (["infer", "a.png", "b.png", "--colour"], "unrecognized arguments: --colour"),
         (["demo", "--seed", "x"], "invalid int value"),
         (["train", "missing.toml"], "'missing.toml' does not exist"),

@@ -20,8 +20,8 @@ each_file = pytest.mark.parametrize("name", NAMES)
 # A room may import its own tier and every tier before it.
 TIERS = [
     {"types", "config", "kernels", "version"},
-    {"files", "picture_headers", "raw_files", "image_io", "geometry", "calibration", "attention"},
-    {"model", "losses", "metrics", "datasets"},
+    {"files", "quiet", "picture_headers", "raw_files", "image_io", "geometry", "calibration", "attention"},
+    {"model", "losses", "metrics", "datasets", "sources"},
     {"checkpoint"},
     {"engine", "inference", "report"},
     {"export"},

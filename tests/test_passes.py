@@ -98,7 +98,28 @@ def test_by_default_only_small_pairs_are_enlarged(monkeypatch):
     assert sttr.sizes_for(540, 960) == (1.0,)
 
 
+def test_enlarged_disparities_keep_planes_and_edges():
+    rows, columns = np.mgrid[:40, :60].astype(np.float32)
+    plane = 3 + 0.05 * columns + 0.1 * rows
+    disp = np.where(columns < 30, plane, 25).astype(np.float32)
+    small = DisparityMap(disp, np.zeros_like(disp), np.full_like(disp, 0.5))
+    large = brought_back(small, 80, 120).disp
+    y, x = np.mgrid[:80, :120]
+    expected = 2 * (3 + 0.05 * ((x + 0.5) / 2 - 0.5) + 0.1 * ((y + 0.5) / 2 - 0.5))
+    inner = (slice(2, -2), slice(2, 56))
+    np.testing.assert_allclose(large[inner], expected[inner], atol=1e-3)
+    np.testing.assert_array_equal(large[:, 64:], 50)
+    between = (large > 2 * plane.max() + 1e-3) & (large < 50)
+    assert not between.any(), "points between the two surfaces"
+
+
 @pytest.mark.parametrize("sizes", [(), (0.2,), (1, 4.5), (-1,), (math.nan,)])
 def test_sizes_out_of_range_are_refused(sizes):
     with pytest.raises(InputError, match="sizes"):
         stereo.StereoPredictor(stereo.build_model("tiny"), sizes=sizes)
+
+
+def test_a_copy_that_would_be_too_small_is_refused():
+    image = np.zeros((90, 130, 3), np.uint8)
+    with pytest.raises(InputError, match=r"size 0\.3 makes 39x27 px of 130x90 px"):
+        stereo.StereoPredictor(stereo.build_model("tiny"), sizes=(0.3, 1)).predict(image, image)

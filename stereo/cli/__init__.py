@@ -43,7 +43,7 @@ class Parser(argparse.ArgumentParser):
 
 
 VERBS: dict[str, tuple[ModuleType, str]] = {
-    "infer": (infer, "disparity, occlusion and confidence of a pair of images, or of two folders of pairs"),
+    "infer": (infer, "disparity, occlusion and confidence of pairs: images, folders, stereo pictures, videos, cameras"),
     "rectify": (rectify, "straighten images of two calibrated cameras so that their rows agree, and say how well they do"),
     "depth": (depth, "metres and a point cloud from a disparity map and a calibration; needs no network"),
     "check": (check, "what is wrong with a pair of images, or with a data set, and how to mend it"),

@@ -1,4 +1,4 @@
-"""``infer``: maps of a pair of photographs, or of two folders of them."""
+"""``infer``: maps of pairs, wherever they come from: images, folders, stereo pictures, videos, cameras."""
 
 from __future__ import annotations
 
@@ -7,23 +7,34 @@ import time
 from pathlib import Path
 from typing import Any
 
-from stereo.cli.calibration_options import add_calibration, add_depth, depth_writer
+from tqdm import tqdm
+from tqdm.contrib.logging import logging_redirect_tqdm
+
+from stereo.cli.calibration_options import DepthWriter, add_calibration, add_depth, depth_writer
 from stereo.cli.shared import (
     add_device,
     add_memory,
     add_precision,
+    add_sizes,
     add_weights,
     load_predictor,
     make_folder,
     say,
+    uninterrupted,
 )
-from stereo.image_io import read_image
+from stereo.cli.source_options import add_film, add_source, check_film, film_style, open_film, saved_kinds, source_of
+from stereo.inference.film import DisparityFilm
 from stereo.inference.outputs import write_maps, write_sidecar
-from stereo.inference.predictor import check_pair
-from stereo.types import InputError
+from stereo.inference.passes import check_sizes
+from stereo.inference.predictor import StereoPredictor
+from stereo.inference.smoothing import TemporalFilter
+from stereo.inference.stream import UsableFrames
+from stereo.sources.frame import Source, StereoFrame
+from stereo.sources.prefetch import Prefetch
+from stereo.types import DisparityMap, StoppedError
 from stereo.version import __version__
 
-IMAGE_SUFFIXES = (".png", ".jpg", ".jpeg", ".webp", ".bmp", ".ppm", ".pgm", ".tif", ".tiff")
+INTERRUPTED = 130  # the exit code of a shell for Ctrl-C
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -31,8 +42,9 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     add_device(parser)
     add_precision(parser)
     add_memory(parser)
-    parser.add_argument("left", help="left image, or a folder of left images")
-    parser.add_argument("right", help="right image, or a folder of right images with the same file names")
+    add_sizes(parser, finer=True)
+    add_source(parser)
+    add_film(parser)
     parser.add_argument("-o", "--output", default="out", help="folder for the results (default: out)")
     parser.add_argument("--both", action="store_true", help="also write the maps of the right view, as STEM.right.*")
     add_calibration(parser)
@@ -40,60 +52,168 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def run(args: argparse.Namespace) -> dict[str, Any]:
-    pairs = list_pairs(Path(args.left), Path(args.right))
-    first = read_image(pairs[0][1])
-    check_pair(first, read_image(pairs[0][2]))  # before the network is loaded
-    depth = depth_writer(args, (first.shape[1], first.shape[0]))
-    predictor, weights = load_predictor(args)
-    folder = make_folder(Path(args.output))  # last, so that refused input leaves no empty folder behind
-    done = []
-    for stem, left_path, right_path in pairs:
-        left, right = read_image(left_path), read_image(right_path)
+    check_film(args)
+    source = source_of(args)
+    with Prefetch(source) as incoming:
+        one_size = source.moving or film_style(args, source) is not None
+        frames = UsableFrames(incoming, source, one_size, args.max_frames)
+        height, width = frames.first().left.shape[:2]
+        if source.moving and args.sizes is None:
+            args.sizes = [1.0]  # of a film the next frame is waited for
+        check_sizes(args.sizes, height, width)  # refused before the network is loaded
+        depth = depth_writer(args, (width, height))
+        predictor, weights = load_predictor(args)
+        folder = make_folder(Path(args.output))  # last, so that refused input leaves no empty folder behind
+        film = open_film(args, source, folder)
+        job = Inference(args, source, predictor, weights, folder, depth, film)
+        stopped = job.work(frames)
+        notes = [*source.notes, *incoming.notes()]
+    return job.report(frames, notes, stopped)
+
+
+class Inference:
+    """One call of ``infer`` under way: what it works with, and what it has done so far."""
+
+    def __init__(
+        self,
+        args: argparse.Namespace,
+        source: Source,
+        predictor: StereoPredictor,
+        weights: dict[str, Any],
+        folder: Path,
+        depth: DepthWriter | None,
+        film: DisparityFilm | None,
+    ):
+        self.args, self.source, self.predictor, self.folder = args, source, predictor, folder
+        self.depth, self.film = depth, film
+        self.kinds = saved_kinds(args, "none" if source.moving else "all")
+        self.filters = [TemporalFilter(args.smooth) for _ in range(1 + args.both)]
+        self.about = {"weights": weights, "precision": predictor.precision, "device": str(predictor.device)}
+        self.about |= {"version": __version__}
+        self.pairs: list[dict[str, Any]] = []  # of images; of a film, which may be long, only these:
+        self.extremes: list[float] = []
+        self.size, self.taken, self.seconds = (0, 0), 0, 0.0
+
+    def work(self, frames: UsableFrames) -> KeyboardInterrupt | StoppedError | None:
+        """Take the frames until they end; returns what ended them early. The film is complete in any case."""
         start = time.perf_counter()
-        results = list(predictor.predict_both(left, right)) if args.both else [predictor.predict(left, right)]
-        seconds = time.perf_counter() - start
-        files = write_maps(folder, stem, results[0])
-        if args.both:
-            files += write_maps(folder, f"{stem}.right", results[1])
-        depth_facts: dict[str, Any] = {}
-        if depth:
-            depth_files, depth_facts = depth.write_map(folder, stem, left, results[0])
-            files += depth_files
-        disp = results[0].disp
-        facts = {
-            "left": str(left_path),
-            "right": str(right_path),
-            "width": disp.shape[1],
-            "height": disp.shape[0],
-            "disparity_min_px": float(disp.min()),
-            "disparity_max_px": float(disp.max()),
-            "occluded_share": float((results[0].occlusion > 0.5).mean()),
-            "weights": weights,
-            "precision": predictor.precision,
-            "device": str(predictor.device),
-            "matched": str(predictor.plan),
-            "seconds": seconds,
-            "version": __version__,
-        } | ({"depth": depth_facts} if depth else {})
-        files.append(write_sidecar(folder, stem, facts))
-        done.append(facts | {"files": [str(f) for f in files]})
-        say(args, f"{left_path}: {disp.shape[1]}x{disp.shape[0]} px in {seconds:.2f} s, disparity {disp.min():.1f} to "
-                  f"{disp.max():.1f} px -> {folder / stem}.*")  # fmt: skip
-    return {"pairs": done}
+        bar = tqdm(total=frames.expected, unit="frame", disable=self.source.length == 1, mininterval=0.5)
+        try:
+            with logging_redirect_tqdm():  # lines of the log stand above the bar
+                for frame in frames:
+                    going_on = self.take(frame, bar)
+                    self.taken += 1
+                    bar.update()
+                    if not going_on:
+                        break
+        except (KeyboardInterrupt, StoppedError) as error:
+            return error
+        finally:
+            bar.close()
+            self.seconds = time.perf_counter() - start
+            if self.film is not None:
+                with uninterrupted():  # a second Ctrl-C must not cost the film
+                    self.film.close()
+        return None
+
+    def take(self, frame: StereoFrame, bar: tqdm) -> bool:
+        """Match one frame and write what is wanted of it. False when the user has closed the window."""
+        start = time.perf_counter()
+        images = frame.left, frame.right
+        views = list(self.predictor.predict_both(*images)) if self.args.both else [self.predictor.predict(*images)]
+        views = [smooth(image, view) for smooth, image, view in zip(self.filters, images, views, strict=False)]
+        facts = frame_facts(frame, views[0]) | self.about | {"matched": str(self.predictor.plan)}
+        facts["sizes"] = self.predictor.sizes_for(facts["height"], facts["width"])
+        facts["seconds"] = time.perf_counter() - start
+        self.size = facts["width"], facts["height"]
+        bounds = [*self.extremes, facts["disparity_min_px"], facts["disparity_max_px"]]
+        self.extremes = [min(bounds), max(bounds)]
+        files = self.write(frame, views, facts)
+        if not self.source.moving:
+            self.pairs.append(facts | {"files": [str(file) for file in files]})
+            with bar.external_write_mode():
+                say(self.args, f"{frame.name}: {facts['width']}x{facts['height']} px in {facts['seconds']:.2f} s, disparity "
+                               f"{facts['disparity_min_px']:.1f} to {facts['disparity_max_px']:.1f} px "
+                               f"-> {self.folder / frame.stem}.*")  # fmt: skip
+        return self.film is None or self.film.add(frame, views[0].disp)
+
+    def write(self, frame: StereoFrame, views: list[DisparityMap], facts: dict[str, Any]) -> list[Path]:
+        """The files of one frame: maps, depth, and of images the sidecar; of a film there is one for all."""
+        colour_range = tuple(self.args.range) if self.args.range else None
+        files = write_maps(self.folder, frame.stem, views[0], self.kinds, colour_range)
+        if self.args.both:
+            files += write_maps(self.folder, f"{frame.stem}.right", views[1], self.kinds, colour_range)
+        if self.depth and (self.kinds or not self.source.moving):
+            written, facts["depth"] = self.depth.write_map(self.folder, frame.stem, frame.left, views[0])
+            files += written
+        if not self.source.moving:
+            files.append(write_sidecar(self.folder, frame.stem, facts))
+        return files
+
+    def report(self, frames: UsableFrames, notes: list[str], stopped: BaseException | None) -> dict[str, Any]:
+        """Say what came of it; write the sidecar of a sequence. Raises what ended it early; a Ctrl-C only if it came first."""
+        if stopped is not None and not self.taken:
+            raise stopped
+        result: dict[str, Any] = {} if self.source.moving else {"pairs": self.pairs}
+        if self.film is not None or self.source.moving:
+            facts = self.sequence_facts(frames, notes)
+            sidecar = write_sidecar(self.folder, self.source.stem, facts)
+            result["sequence"] = facts | {"files": [file for file in (facts.get("video"), str(sidecar)) if file]}
+            say(self.args, sequence_line(facts, self.folder))
+            if self.film is not None:
+                say(self.args, self.film.range_line())
+        for line in filter(None, [frames.summary(), *notes]):
+            say(self.args, line)
+        holds = f"{self.taken} frame(s) are done, in {self.folder}"
+        if self.film is not None and self.film.path is not None:
+            holds = f"{self.film.path} holds {self.film.frames} frames"
+        if isinstance(stopped, StoppedError):
+            raise StoppedError(f"{stopped}; {holds}")
+        if stopped is not None:
+            say(self.args, f"interrupted: {holds}")
+            result["exit_code"] = INTERRUPTED
+        return result
+
+    def sequence_facts(self, frames: UsableFrames, notes: list[str]) -> dict[str, Any]:
+        """What the sidecar of a sequence says, beside the units: one entry for all frames."""
+        moving = self.source.moving
+        return {
+            "source": self.source.name,
+            "width": self.size[0],
+            "height": self.size[1],
+            "fps": self.source.fps,
+            "frames": self.taken,
+            "skipped": frames.dropped,
+            "skipped_reasons": frames.reasons,
+            "notes": notes,
+            "disparity_min_px": self.extremes[0] if self.extremes else None,
+            "disparity_max_px": self.extremes[1] if self.extremes else None,
+            "sizes": self.predictor.sizes_for(self.size[1], self.size[0]),
+            "smooth": self.args.smooth,
+            "cuts": self.filters[0].cuts,
+            "saved_of_each_frame": self.kinds if moving else [],
+            "seconds": self.seconds,
+            **(self.film.facts() if self.film is not None else {}),
+            **self.about,
+        }
 
 
-def list_pairs(left: Path, right: Path) -> list[tuple[str, Path, Path]]:
-    """(stem, left file, right file) of two files, or of two folders whose files have the same names."""
-    if left.is_dir() != right.is_dir():
-        raise InputError(f"got '{left}' and '{right}': give two images, or two folders that hold images of the same names")
-    if not left.is_dir():
-        return [(left.stem, left, right)]
-    names = [{p.name for p in side.iterdir() if p.suffix.lower() in IMAGE_SUFFIXES} for side in (left, right)]
-    if not names[0]:
-        raise InputError(f"folder '{left}' holds no image; expected files ending in {', '.join(IMAGE_SUFFIXES)}")
-    if lonely := sorted(names[0] ^ names[1]):
-        raise InputError(f"'{lonely[0]}' is in one folder only ({len(lonely)} such files); both need the same file names")
-    stems = [Path(name).stem for name in names[0]]
-    if len(set(stems)) < len(stems):
-        raise InputError(f"folder '{left}' holds images that differ only in their ending; results would overwrite each other")
-    return [(Path(name).stem, left / name, right / name) for name in sorted(names[0])]
+def frame_facts(frame: StereoFrame, result: DisparityMap) -> dict[str, Any]:
+    """What is known of a frame and its map, for the sidecar."""
+    disp = result.disp
+    return {
+        "left": frame.origin[0],
+        "right": frame.origin[1],
+        "width": disp.shape[1],
+        "height": disp.shape[0],
+        "disparity_min_px": float(disp.min()),
+        "disparity_max_px": float(disp.max()),
+        "occluded_share": float((result.occlusion > 0.5).mean()),
+    }
+
+
+def sequence_line(facts: dict[str, Any], folder: Path) -> str:
+    """The line of a whole sequence, for people."""
+    rate = facts["frames"] / facts["seconds"] if facts["seconds"] else 0.0
+    line = f"{facts['source']}: {facts['frames']} frames of {facts['width']}x{facts['height']} px in {facts['seconds']:.1f} s"
+    return f"{line} ({rate:.1f} frames/s) -> {facts.get('video') or folder}"

@@ -14,11 +14,11 @@ from stereo.calibration.middlebury import write_middlebury_calib
 from stereo.calibration.rectification import Rectification, plan_rectification
 from stereo.calibration.rig import Size
 from stereo.cli.calibration_options import add_calibration_file, own_size, read_calibration_file, share
-from stereo.cli.infer import list_pairs
 from stereo.cli.shared import make_folder, say
 from stereo.image_io import read_image, write_image
 from stereo.inference.predictor import check_pair
 from stereo.inference.row_errors import RowErrors, pooled, row_errors
+from stereo.sources.opening import picture_pairs
 from stereo.types import InputError
 
 EXAMINED = 10  # pairs of a folder, spread evenly over it, that are matched to see how good it is
@@ -26,8 +26,8 @@ NAMES = ("left", "right")
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument("left", help="left image as its camera took it, or a folder of left images")
-    parser.add_argument("right", help="right image, or a folder of right images with the same file names")
+    parser.add_argument("left", help="left image as its camera took it, or a folder or glob of left images")
+    parser.add_argument("right", help="right image, or a folder or glob of right images")
     add_calibration_file(parser, required=True)
     text = "0 enlarges until nothing is black, 1 keeps every pixel of the raw images (default: 0)"
     parser.add_argument("--alpha", type=share, default=0.0, help=text)
@@ -36,7 +36,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def run(args: argparse.Namespace) -> dict[str, Any]:
     """Rectify what the arguments name, and say how good it is. Nothing is written before every image has been read."""
-    pairs = [(left, right) for _, left, right in list_pairs(Path(args.left), Path(args.right))]
+    pairs = [(pair.left, pair.right) for pair in picture_pairs(args.left, args.right) if pair.right]
     output = Path(args.output)
     folders = Path(args.left).is_dir()
     targets = [tuple(target(output, name, path, folders) for name, path in zip(NAMES, pair, strict=True)) for pair in pairs]

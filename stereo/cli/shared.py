@@ -6,19 +6,41 @@ import argparse
 import hashlib
 import math
 import re
+import signal
 import sys
+import threading
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
 from stereo.checkpoint import default_weights, load_model
 from stereo.engine.memory import keep_freed_memory
 from stereo.inference.predictor import PRECISIONS, StereoPredictor
+from stereo.quiet import STDERR
 from stereo.types import InputError
 
 
 def say(args: argparse.Namespace, text: str) -> None:
     """Print for people; with --json stdout belongs to the one JSON object."""
-    print(text, file=sys.stderr if args.json else sys.stdout)
+    if args.json:
+        with STDERR:  # a thread may be decoding an image, with stderr turned away from the terminal
+            print(text, file=sys.stderr)
+    else:
+        print(text)
+
+
+@contextmanager
+def uninterrupted() -> Iterator[None]:
+    """Ctrl-C is not heard inside the block, where that can be had: in the main thread."""
+    if threading.current_thread() is not threading.main_thread():
+        yield
+        return
+    before = signal.signal(signal.SIGINT, signal.SIG_IGN)
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGINT, before)
 
 
 def make_folder(path: Path) -> Path:

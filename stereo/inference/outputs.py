@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Callable, Iterable
 from pathlib import Path
 from typing import Any
 
@@ -11,16 +12,36 @@ from stereo.report.colour import colour_disparity, gray, robust_range, with_lege
 from stereo.types import DisparityMap
 
 
-def write_maps(folder: Path, stem: str, result: DisparityMap) -> list[Path]:
-    """STEM.disp.pfm (px), .disp.png (colour with a scale), .disp16.png (px * 256), .occ.png and .conf.png (0..255 = 0..1)."""
-    low, high = robust_range(result.disp)
-    paths = [folder / f"{stem}.{suffix}" for suffix in ("disp.pfm", "disp.png", "disp16.png", "occ.png", "conf.png")]
-    write_pfm(paths[0], result.disp)
-    write_image(paths[1], with_legend(colour_disparity(result.disp, low, high), low, high))
-    write_disparity_png16(paths[2], result.disp)
-    write_image(paths[3], gray(result.occlusion)[..., 0])
-    write_image(paths[4], gray(result.confidence)[..., 0])
-    return paths
+def _write_colours(path: Path, result: DisparityMap, colour_range: tuple[float, float] | None) -> None:
+    low, high = colour_range or robust_range(result.disp)
+    write_image(path, with_legend(colour_disparity(result.disp, low, high), low, high))
+
+
+# What can be saved of a pair: the ending of the file -> how it is written.
+MAPS: dict[str, Callable[[Path, DisparityMap, tuple[float, float] | None], None]] = {
+    "disp.pfm": lambda path, result, _: write_pfm(path, result.disp),
+    "disp.png": _write_colours,
+    "disp16.png": lambda path, result, _: write_disparity_png16(path, result.disp),
+    "occ.png": lambda path, result, _: write_image(path, gray(result.occlusion)[..., 0]),
+    "conf.png": lambda path, result, _: write_image(path, gray(result.confidence)[..., 0]),
+}
+
+
+def write_maps(
+    folder: Path,
+    stem: str,
+    result: DisparityMap,
+    kinds: Iterable[str] = tuple(MAPS),
+    colour_range: tuple[float, float] | None = None,
+) -> list[Path]:
+    """STEM.disp.pfm (px), .disp.png (colour with a scale), .disp16.png (px * 256), .occ.png and .conf.png (0..255 = 0..1).
+
+    kinds: those of MAPS that are wanted. colour_range: (low, high) px of the colours; None: what this map needs.
+    """
+    paths = {kind: folder / f"{stem}.{kind}" for kind in kinds}
+    for kind, path in paths.items():
+        MAPS[kind](path, result, colour_range)
+    return list(paths.values())
 
 
 def write_sidecar(folder: Path, stem: str, facts: dict[str, Any]) -> Path:

@@ -11,10 +11,26 @@ from collections.abc import Sequence
 import cv2
 import numpy as np
 
-from stereo.types import DisparityMap
+from stereo.types import DisparityMap, InputError
 
+SIZES = 0.25, 4.0  # of a pass, times the pair's own: least and most
+MIN_SIDE = 32  # px, of a pair and of its copies
+EDGE = 1.0  # px of a small map: neighbours that differ by more lie on two surfaces
 NEAR = 2.0  # px: disparities of two passes that lie closer mean one surface, and are averaged
 CLOSE = 1.0  # px: what confidence is about
+
+
+def check_sizes(sizes: Sequence[float] | None, height: int | None = None, width: int | None = None) -> None:
+    """Raise InputError for no size, one outside SIZES, or one that makes a side of height x width px shorter than MIN_SIDE."""
+    if sizes is None:
+        return
+    if not sizes or not all(SIZES[0] <= size <= SIZES[1] for size in sizes):
+        given = ", ".join(f"{size:g}" for size in sizes) or "none"
+        raise InputError(f"got sizes {given}, expected factors from {SIZES[0]:g} to {SIZES[1]:g} of the pair's own size")
+    if height and width and min(height, width) * min(sizes) < MIN_SIDE - 0.5:
+        small = f"{round(width * min(sizes))}x{round(height * min(sizes))} px"
+        fix = f"expected at least {MIN_SIDE} px on each side, give a larger one"
+        raise InputError(f"size {min(sizes):g} makes {small} of {width}x{height} px; {fix}")
 
 
 def resized(image: np.ndarray, factor: float) -> np.ndarray:
@@ -36,12 +52,21 @@ def brought_back(maps: DisparityMap, height: int, width: int) -> DisparityMap:
     if maps.disp.shape == (height, width):
         return maps
     factor = maps.disp.shape[1] / width
-    interpolation = cv2.INTER_AREA if factor > 1 else cv2.INTER_LINEAR
+    size, interpolation = (width, height), cv2.INTER_AREA if factor > 1 else cv2.INTER_LINEAR
     disp, occlusion, confidence = (
-        np.asarray(cv2.resize(x, (width, height), interpolation=interpolation), np.float32)
+        np.asarray(cv2.resize(x, size, interpolation=interpolation), np.float32)
         for x in (maps.disp, maps.occlusion, maps.confidence)
     )
+    if factor < 1:
+        disp = np.where(_on_edge(maps.disp, size), cv2.resize(maps.disp, size, interpolation=cv2.INTER_NEAREST_EXACT), disp)
     return DisparityMap(disp / np.float32(factor), occlusion, 1 - (1 - confidence) ** np.float32(factor))
+
+
+def _on_edge(disp: np.ndarray, size: tuple[int, int]) -> np.ndarray:
+    """Where a map that is enlarged to ``size`` takes the nearest neighbour: the mean of two surfaces lies on neither."""
+    kernel = np.ones((3, 3), np.uint8)
+    step = cv2.dilate(disp, kernel) - cv2.erode(disp, kernel)
+    return np.asarray(cv2.resize(step, size, interpolation=cv2.INTER_NEAREST_EXACT)) > EDGE
 
 
 def merged(passes: Sequence[DisparityMap]) -> DisparityMap:

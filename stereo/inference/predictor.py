@@ -15,15 +15,13 @@ from torch import Tensor
 
 from stereo.config import near_matches
 from stereo.engine.memory import free_bytes
-from stereo.inference.passes import brought_back, merged, resized
+from stereo.inference.passes import MIN_SIDE, brought_back, check_sizes, merged, resized
 from stereo.inference.planning import HEADROOM, HELD_BYTES, WORK_SPACE, Plan, Span, binary_size, cut, plan_bands, plan_blocks
 from stereo.model.build import Network
 from stereo.types import DisparityMap, InputError
 
-MIN_SIDE = 32  # px
 PRECISIONS = ("auto", "fp32", "bf16")
 PLENTY = 64  # bytes per px and channel, times (1 + width / 1024): with so much free, what a network needs is not asked
-SIZES = 0.25, 4.0  # of a pass, times the pair's own: least and most
 SMALL_PAIR = 2**20  # px: a larger one shows its details in tokens enough, and several passes would take long
 REACH_MARGIN = 1.2  # of the largest disparity of a smaller picture
 TOLD_OF_MEMORY = ("out of memory", "allocate memory", "not enough memory", "bad_alloc", "ALLOC_FAILED")
@@ -105,9 +103,7 @@ class StereoPredictor:
         for name, given in (("max_memory_bytes", max_memory_bytes), ("max_disparity", max_disparity)):
             if given is not None and not given > 0:
                 raise InputError(f"got {name} {given}, expected a positive number")
-        if sizes is not None and not (sizes and all(SIZES[0] <= size <= SIZES[1] for size in sizes)):
-            given = ", ".join(f"{size:g}" for size in sizes) or "none"
-            raise InputError(f"got sizes {given}, expected factors from {SIZES[0]:g} to {SIZES[1]:g} of the pair's own size")
+        check_sizes(sizes)
         self.sizes = sizes if sizes is None else tuple(sizes)
         self.model = model.eval()
         self._compiled = torch.compile(model.predict_normalised) if compiled else None
@@ -129,6 +125,7 @@ class StereoPredictor:
         Raises InputError for other types, sizes that differ, or sides below 32 px, and when memory does not suffice.
         """
         check_pair(left, right)
+        check_sizes(self.sizes, *left.shape[:2])
         return merged([self._pass(left, right, size) for size in self.sizes_for(*left.shape[:2])])
 
     def sizes_for(self, height: int, width: int) -> tuple[float, ...]:

@@ -1,0 +1,93 @@
+"""From what a user writes to the source that it means."""
+
+from __future__ import annotations
+
+from collections.abc import Collection
+from pathlib import Path
+
+from stereo.sources.camera import PREFIX, CameraSource, camera_number
+from stereo.sources.frame import Selection, Source
+from stereo.sources.pictures import BOTH_VIEWS, PairFiles, PictureSource, is_glob, list_files, list_pairs, one_file
+from stereo.sources.stereo_jpeg import is_stereo_mpo
+from stereo.sources.video import VIDEOS, VideoSource
+from stereo.types import InputError
+
+PLURALS = {"image": "images", "folder": "folders", "glob": "globs", "video": "videos", "camera": "cameras"}
+PICTURED = ("image", "folder", "glob")
+
+
+def kind_of(text: str) -> str:
+    """One of PLURALS: what a LEFT or RIGHT is, by its spelling and by what is on the disk."""
+    if text.startswith(PREFIX):
+        return "camera"
+    if Path(text).is_dir():
+        return "folder"
+    if is_glob(text):
+        return "glob"
+    return "video" if Path(text).suffix.lower() in VIDEOS else "image"
+
+
+def open_source(
+    left: str, right: str | None = None, layout: str | None = None, swap: bool = False, selection: Selection | None = None
+) -> Source:
+    """The pairs of two images, folders, globs, videos or cameras, or of one that holds both views.
+
+    layout: how one picture holds both, "sbs" side by side or "ou" one above the other, left or upper half = left view; MPO and
+    JPS files say that themselves. swap: exchange left and right. selection: which frames.
+    Raises InputError for what does not exist, does not pair, holds nothing, or leaves open how it is meant.
+    """
+    selection = selection or Selection()
+    kind = kind_of(left)
+    if right is None:
+        return _of_one(kind, left, layout, swap, selection)
+    if layout is not None:
+        raise InputError(f"got --layout {layout} and two {PLURALS[kind]}; it is for one that holds both views")
+    _check_alike(left, right, PLURALS, ", or one that holds both views")
+    if kind == "camera":
+        numbers = [camera_number(left), camera_number(right)]
+        if numbers[0] == numbers[1]:
+            raise InputError(f"got {left} twice; give two different cameras, or one with --layout when it delivers both views")
+        return CameraSource(numbers, None, swap, selection)
+    if kind == "video":
+        return VideoSource([left, right], None, swap, selection)
+    return PictureSource(f"'{left}' and '{right}'", picture_pairs(left, right), None, swap, selection)
+
+
+def picture_pairs(left: str, right: str) -> list[PairFiles]:
+    """The files of two images, folders or globs. Raises InputError for anything else, and for files that do not pair."""
+    _check_alike(left, right, PICTURED)
+    image = kind_of(left) == "image"
+    return [PairFiles(Path(left).stem, Path(left), Path(right))] if image else list_pairs(left, right)
+
+
+def _check_alike(left: str, right: str, kinds: Collection[str], other: str = "") -> None:
+    """Raise InputError unless both are of one kind, and of these; other: what else is allowed."""
+    given = kind_of(left), kind_of(right)
+    if given[0] != given[1] or given[0] not in kinds:
+        listed = ", ".join(f"two {PLURALS[kind]}" for kind in kinds)
+        raise InputError(f"got '{left}' ({given[0]}) and '{right}' ({given[1]}); expected {listed}{other}")
+
+
+def _of_one(kind: str, given: str, layout: str | None, swap: bool, selection: Selection) -> Source:
+    if layout is None and (kind in ("camera", "video") or (kind == "image" and not _says_itself(Path(given)))):
+        raise InputError(one_file(given))
+    if kind == "camera":
+        return CameraSource([camera_number(given)], layout, swap, selection)
+    if kind == "video":
+        return VideoSource([given], layout, swap, selection)
+    pairs = [PairFiles(Path(given).stem, Path(given))] if kind == "image" else _files_of_both(given, layout)
+    return PictureSource(f"'{given}'", pairs, layout, swap, selection)
+
+
+def _files_of_both(given: str, layout: str | None) -> list[PairFiles]:
+    try:
+        return list_files(given, layout)
+    except InputError as error:
+        raise InputError(f"{error}; {one_file(given)}" if layout is None else str(error)) from None
+
+
+def _says_itself(path: Path) -> bool:
+    """Whether a picture file holds both views by its own account; also True of one that is missing: reading it says so."""
+    if path.suffix.lower() in BOTH_VIEWS or not path.is_file():
+        return True
+    return is_stereo_mpo(path.read_bytes()) if path.suffix.lower() in (".jpg", ".jpeg") else False
