@@ -170,6 +170,20 @@ def test_the_reach_is_found_on_a_smaller_pair(monkeypatch):
         run._reach(predictor._Pair(*pair, None), 1000)
 
 
+def test_a_pass_that_nobody_asked_for_is_left_out_where_it_does_not_fit(monkeypatch, caplog):
+    monkeypatch.setattr(predictor, "WORK_SPACE", 0)
+    monkeypatch.setattr(Shifted, "finer_sizes", (1.0, 4.0))
+    pair = noise(64, 160)
+    plain = stereo.StereoPredictor(Shifted())
+    memory = plain.estimate(64, 160) + 64 * 160 * HELD_BYTES  # just enough for the pair itself
+    usual = stereo.StereoPredictor(Shifted(), memory, sizes=None)
+    with caplog.at_level("INFO"):
+        np.testing.assert_array_equal(usual.predict(*pair).disp, plain.predict(*pair).disp)
+    assert usual.passes == (1.0,) and "without a pass at 4 times the size" in caplog.text
+    with pytest.raises(InputError, match="give smaller images"):
+        stereo.StereoPredictor(Shifted(), memory, sizes=(1, 4)).predict(*pair)
+
+
 # ---------------------------------------------------------------------------------------------------------------------
 # When memory runs out
 

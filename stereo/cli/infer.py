@@ -123,7 +123,7 @@ class Inference:
         views = list(self.predictor.predict_both(*images)) if self.args.both else [self.predictor.predict(*images)]
         views = [smooth(image, view) for smooth, image, view in zip(self.filters, images, views, strict=False)]
         facts = frame_facts(frame, views[0]) | self.about | {"matched": str(self.predictor.plan)}
-        facts["sizes"] = self.predictor.sizes_for(facts["height"], facts["width"])
+        facts["sizes"] = self.predictor.passes
         facts["seconds"] = time.perf_counter() - start
         self.size = facts["width"], facts["height"]
         bounds = [*self.extremes, facts["disparity_min_px"], facts["disparity_max_px"]]
@@ -188,7 +188,7 @@ class Inference:
             "notes": notes,
             "disparity_min_px": self.extremes[0] if self.extremes else None,
             "disparity_max_px": self.extremes[1] if self.extremes else None,
-            "sizes": self.predictor.sizes_for(self.size[1], self.size[0]),
+            "sizes": self.predictor.passes,
             "smooth": self.args.smooth,
             "cuts": self.filters[0].cuts,
             "saved_of_each_frame": self.kinds if moving else [],

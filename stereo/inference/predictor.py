@@ -82,8 +82,9 @@ class StereoPredictor:
     None means that the pair is matched at a smaller size first. Raises InputError when either is not positive.
     sizes: the network runs on the pair at so many times its own size, once for each, and the maps are merged
     (stereo.inference.passes): (1, 2) is more accurate than (1,) and takes five times as long. None: what the network gains by
-    (``finer_sizes``), on pairs of up to SMALL_PAIR px. Raises InputError for no size, or one outside 0.25 .. 4.
-    plan: how the last pass was cut, None before the first one.
+    (``finer_sizes``), on pairs of up to SMALL_PAIR px, as far as memory allows. Raises InputError for no size, or one outside
+    0.25 .. 4.
+    passes: the sizes that the last pair was matched at; plan: how the last pass was cut, None before the first one.
 
     Images are padded below and to the right by repeating their border to the sizes that the network declares
     (``granularity``, ``min_side``), and the maps are cut back.
@@ -112,6 +113,7 @@ class StereoPredictor:
         self.precision = precision
         self.max_memory_bytes, self.max_disparity = max_memory_bytes, max_disparity
         self.plan: Plan | None = None
+        self.passes: tuple[float, ...] = ()
         self._traced: dict[tuple[int, int], int] = {}
         self._said: set[str] = set()
 
@@ -126,7 +128,16 @@ class StereoPredictor:
         """
         check_pair(left, right)
         check_sizes(self.sizes, *left.shape[:2])
-        return merged([self._pass(left, right, size) for size in self.sizes_for(*left.shape[:2])])
+        passes: dict[float, DisparityMap] = {}
+        for size in self.sizes_for(*left.shape[:2]):
+            try:
+                passes[size] = self._pass(left, right, size)
+            except InputError as error:
+                if self.sizes is not None or not passes:  # nobody has asked for this pass
+                    raise
+                logger.info("without a pass at %g times the size: %s", size, error)
+        self.passes = tuple(passes)
+        return merged(list(passes.values()))
 
     def sizes_for(self, height: int, width: int) -> tuple[float, ...]:
         """Of the passes over a pair of such sides."""
