@@ -86,6 +86,24 @@ def test_zed_takes_the_section_of_the_images_size(tmp_path):
     assert read(tmp_path, files.ZED, (1280, 720)).rectified is None
 
 
+def test_zed_is_rectified_as_its_makers_rectify_it(tmp_path):
+    """Their sample hands Baseline, TY, TZ to stereoRectify as they are, in mm: only the side of the cameras differs."""
+    raw = read(tmp_path, files.ZED, (2208, 1242)).raw
+    optics = (
+        raw.camera_left,
+        raw.distortion_left[None],
+        raw.camera_right,
+        raw.distortion_right[None],
+        (2208, 1242),
+        raw.rotation,
+    )
+    theirs = cv2.stereoRectify(*optics, np.array([[120.009], [0.5], [-0.25]]), alpha=0)
+    ours = cv2.stereoRectify(*optics, raw.translation_m[:, None], alpha=0)
+    for found, expected in zip(ours[:3], theirs[:3], strict=True):  # both rotations and the left camera
+        np.testing.assert_allclose(found, expected, atol=1e-9)
+    assert ours[3][0, 3] == pytest.approx(-theirs[3][0, 3] / 1000)
+
+
 @pytest.mark.parametrize("size", [(848, 480), (640, 480)])
 def test_realsense_listing(tmp_path, size):
     file = read(tmp_path, files.REALSENSE, size)
@@ -339,6 +357,23 @@ def test_files_that_are_no_text(tmp_path, content):
         with pytest.raises(InputError, match="calib") as caught:
             read_calibration(given)
         assert "\n" not in str(caught.value)
+
+
+NASTY = [  # how a file starts, and what it then repeats
+    *(("", piece) for piece in ("\n", " ", "1", "1 ", "cam0\n", "P0:", '{"left": ', "[LEFT_CAM_HD]\n", "doffs= ")),
+    *(("opencv-matrix:\n", piece) for piece in ("a\n", "a:\n---\n", " a:\n b:\n", "# ", "M1: !!opencv-matrix\n")),
+    *(("<opencv_storage>", piece) for piece in ("<a>", "<M1 type_id=")),
+    *(("P:\n", piece) for piece in ("- 1\n", "[\n", "\n \n")),
+    *(('Extrinsic from "Infrared 1" To "Infrared 2":', piece) for piece in (" ", 'Intrinsic of "Infrared 1" / x\n')),
+]
+
+
+@pytest.mark.parametrize(("start", "piece"), NASTY)
+def test_a_megabyte_of_anything_takes_no_time(tmp_path, start, piece):
+    """Much more than any calibration holds, of what makes careless parsers quadratic: that would not end today."""
+    with pytest.raises(InputError) as caught:
+        read(tmp_path, start + piece * (2**20 // len(piece)), (1280, 720))
+    assert len(str(caught.value)) < 600
 
 
 def test_every_cut_of_every_sample_is_read_or_refused(tmp_path):

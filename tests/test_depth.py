@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import math
+import re
 import struct
 from pathlib import Path
 
@@ -340,6 +341,19 @@ def test_what_was_assumed_is_said(tmp_path, given, capsys):
     assert "cx and cy not given" in printed and "median 1 m" in printed
     assert main([*argv, "--calib", str(calib), "--calib-size", "40x32"]) == 0
     assert "--calib-size wins" in capsys.readouterr().out
+
+
+def test_python_of_the_documentation_runs(tmp_path, given, monkeypatch):
+    text = (Path(__file__).resolve().parents[1] / "docs" / "calibration.md").read_text(encoding="utf-8")
+    block = next(
+        code for code in re.findall(r"^```python\n(.*?)^```", text, re.MULTILINE | re.DOTALL) if "read_calibration" in code
+    )
+    monkeypatch.chdir(tmp_path)
+    Path(given["a.disp.pfm"]).rename(tmp_path / "disparity.pfm")
+    names: dict = {}
+    exec(compile(block, "calibration.md", "exec"), names)
+    assert names["points"].shape == (32 * 39, 3)
+    assert np.median(names["points"][:, 2]) == 1
 
 
 BAD = [

@@ -22,7 +22,7 @@ def _lines(text: str) -> list[list[str]]:
 
 def recognises(text: str) -> bool:
     lines = _lines(text)
-    return bool(lines) and to_numbers(lines[0]) is not None and len(lines[0]) in (3, 9)
+    return bool(lines) and len(lines[0]) in (3, 9) and to_numbers(lines[0]) is not None
 
 
 def parse(text: str, choice: Choice) -> CalibrationFile:

@@ -27,7 +27,7 @@ _KEYS = {
 
 
 def recognises(text: str) -> bool:
-    return re.search(r"^\s*(cam0|doffs|baseline)\s*=", text, re.MULTILINE) is not None
+    return re.search(r"^[ \t]*(cam0|doffs|baseline)[ \t]*=", text, re.MULTILINE) is not None
 
 
 def _numbers(text: str, pattern: str) -> list[float] | None:

@@ -15,7 +15,7 @@ import numpy as np
 from stereo.files import reading
 from stereo.types import InputError
 
-MOST_BYTES = 1 << 20  # several times the longest listing of a RealSense; no more is read of whatever else was named
+MOST_BYTES = 1 << 19  # several times the longest listing of a RealSense; no more is read of whatever else was named
 NUMBER = r"[-+]?(?:\d+(?:\.\d*)?|\.\d+)(?:[eE][-+]?\d+)?"  # one way to match: a million digits take no time
 _ENTRY = re.compile(r"( *)([A-Za-z_][\w.-]*)\s*:(?:\s+(.*))?$")
 Entries = Mapping[str, str]
@@ -52,7 +52,8 @@ def parse_yaml(text: str) -> list[dict[str, str]]:
 
     Raises InputError for a key given twice and for a line that belongs to no key.
     """
-    documents: list[dict[str, str]] = [{}]
+    documents: list[dict[str, list[str]]] = [{}]  # the lines of each value
+    open_lines: list[str] | None = None
     path: list[tuple[int, str]] = []  # indentation and name of the keys around this line
     brackets = 0
     for line in text.splitlines():
@@ -61,21 +62,23 @@ def parse_yaml(text: str) -> list[dict[str, str]]:
         if not bare or (brackets == 0 and bare.startswith(("%", "..."))):
             continue
         if brackets == 0 and bare.startswith("---"):
-            documents, path = [*documents, {}] if documents[-1] else documents, []
+            if documents[-1]:
+                documents.append({})
+            path, open_lines = [], None
         elif entry:
             path = [(indent, key) for indent, key in path if indent < len(entry[1])] + [(len(entry[1]), entry[2])]
             name = ".".join(key for _, key in path)
             if name in documents[-1]:
                 raise InputError(f"it has two entries '{short(name)}', expected one")
             value = re.sub(r"^!!?\S+\s*", "", entry[3] or "")  # a tag
-            documents[-1][name] = value
+            documents[-1][name] = open_lines = [value]
             brackets = value.count("[") - value.count("]")
-        elif path:
-            documents[-1][".".join(key for _, key in path)] += "\n" + bare.strip()
+        elif open_lines is not None:
+            open_lines.append(bare.strip())
             brackets += bare.count("[") - bare.count("]")
         else:
             raise InputError(f"got the line '{short(bare)}', expected KEY: VALUE")
-    return documents if documents[-1] else documents[:-1]
+    return [{name: "\n".join(lines) for name, lines in document.items()} for document in documents if document]
 
 
 def numbers_of(value: str) -> list[float] | None:

@@ -28,6 +28,7 @@ LAYOUT = "RealSense rs-enumerate-devices -c, or JSON of its intrinsics and extri
 _INTRINSIC = re.compile(r'^Intrinsic of "Infrared ([12])" / .*$', re.MULTILINE)
 _EXTRINSIC = re.compile(r'^Extrinsic from "Infrared 1"\s+To\s+"Infrared 2"\s*:', re.MULTILINE)
 MODELS = ("brown conrady", "modified brown conrady")  # of OpenCV's formula; the inverse one is not
+MOST_BLOCK = 2000  # characters: five times what one takes
 Camera = tuple[Size, np.ndarray, np.ndarray]  # size, (3, 3) px, (5,) distortion
 
 
@@ -54,7 +55,7 @@ Pairs = dict[Size, tuple[tuple[np.ndarray, np.ndarray], tuple[np.ndarray, np.nda
 def _from_listing(text: str) -> tuple[Pairs, np.ndarray, np.ndarray]:
     cameras: dict[str, dict[Size, tuple[np.ndarray, np.ndarray]]] = {"1": {}, "2": {}}
     for match in _INTRINSIC.finditer(text):
-        block = text[match.end() :].split("\n\n", 1)[0]
+        block = text[match.end() : match.end() + MOST_BLOCK].split("\n\n", 1)[0]
         fields = dict(re.findall(r"^\s*(\w+)[^:\n]*:\s*(.*?)\s*$", block, re.MULTILINE))
         numbers = {name.lower(): numbers_of(value) for name, value in fields.items()}
         size, *camera = _camera(numbers, fields.get("Distortion", ""))
@@ -62,7 +63,11 @@ def _from_listing(text: str) -> tuple[Pairs, np.ndarray, np.ndarray]:
     extrinsic = _EXTRINSIC.search(text)
     if extrinsic is None:
         raise InputError('it has no block \'Extrinsic from "Infrared 1" To "Infrared 2"\'; run rs-enumerate-devices with -c')
-    rest = re.match(r"\s*Rotation Matrix:\s*(.*?)\s*Translation Vector:([^\n]*)", text[extrinsic.end() :], re.DOTALL)
+    rest = re.match(
+        r"\s*Rotation Matrix:\s*(.*?)\s*Translation Vector:([^\n]*)",
+        text[extrinsic.end() : extrinsic.end() + MOST_BLOCK],
+        re.DOTALL,
+    )
     rotation, translation = (to_numbers(group.split()) for group in rest.groups()) if rest else (None, None)
     if rotation is None or len(rotation) != 9 or translation is None or len(translation) != 3:
         raise InputError("the block of Infrared 1 to Infrared 2 has no rotation of 9 and translation of 3 numbers")

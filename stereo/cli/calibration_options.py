@@ -168,7 +168,7 @@ class DepthWriter:
         if near >= far:
             raise InputError(f"got --min-depth {near:g} and --max-depth {far:g}, expected the first to be less")
         self._args = args
-        self._rigs: dict[Size, Calibration] = {}
+        self._rigs: dict[Size, tuple[Calibration, list[str]]] = {}
         self._unsaid: list[str] = []  # until something is written: input that is refused gets one line
         self.options = DepthOptions(near, far, args.min_confidence, args.keep_occluded, args.save_depth)
         self.calibration(size)
@@ -176,18 +176,19 @@ class DepthWriter:
     def calibration(self, size: Size) -> Calibration:
         """The rig for images of ``size`` (width, height)."""
         if size not in self._rigs:
-            self._rigs[size], notes = rectified_rig(self._args, size)
-            self._unsaid += notes
-        return self._rigs[size]
+            self._rigs[size] = rectified_rig(self._args, size)
+            self._unsaid += self._rigs[size][1]
+        return self._rigs[size][0]
 
     def write(self, folder: Path, stem: str, left: np.ndarray, measured: Measured) -> tuple[list[Path], dict[str, Any]]:
         """The files, and what the sidecar says of them (write_depth); prints the line of plausibility."""
-        calibration = self.calibration((left.shape[1], left.shape[0]))
+        size = (left.shape[1], left.shape[0])
+        calibration = self.calibration(size)
         while self._unsaid:
             say(self._args, self._unsaid.pop(0))
         paths, facts = write_depth(folder, stem, left, measured, calibration, self.options)
         say(self._args, plausibility_line(facts))
-        return paths, facts
+        return paths, facts | {"notes": self._rigs[size][1]}
 
     def write_map(self, folder: Path, stem: str, left: np.ndarray, result: DisparityMap) -> tuple[list[Path], dict[str, Any]]:
         """``write`` of what a network predicted."""

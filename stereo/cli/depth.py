@@ -50,6 +50,8 @@ def run(args: argparse.Namespace) -> dict[str, Any]:
     stem = Path(args.disparity).stem
     stem = stem.removesuffix(".disp").removesuffix(".disp16")  # our own names: STEM.disp.pfm
     files, facts = writer.write(folder, stem, left, Measured(disp, known, occlusion, confidence))
+    if confidence is None and "tiff" in args.save_depth:
+        say(args, "no --confidence: the second band of the TIFF, the standard deviation, is nan")
     given = {"disparity": args.disparity, "left": args.left, "width": size[0], "height": size[1], "version": __version__}
     files.append(write_depth_sidecar(folder, stem, given | facts))
     say(args, "\n".join(f"  wrote {path}" for path in files))
