@@ -11,6 +11,7 @@ from stereo.sources.stereo_jpeg import is_stereo_mpo
 from stereo.sources.video import VIDEOS, VideoSource
 from stereo.types import InputError
 
+STILL = ("image", "folder", "glob")
 PLURALS = {"image": "images", "folder": "folders", "glob": "globs", "video": "videos", "camera": "cameras"}
 
 
@@ -41,9 +42,7 @@ def open_source(
     if layout is not None:
         raise InputError(f"got --layout {layout} and two {PLURALS[kind]}; it is for one that holds both views")
     if kind_of(right) != kind:
-        listed = ", ".join(f"two {plural}" for plural in PLURALS.values())
-        given = f"got '{left}' ({kind}) and '{right}' ({kind_of(right)})"
-        raise InputError(f"{given}; expected {listed}, or one that holds both views")
+        raise InputError(f"{_unlike(left, right, tuple(PLURALS))}, or one that holds both views")
     if kind == "camera":
         numbers = [camera_number(left), camera_number(right)]
         if numbers[0] == numbers[1]:
@@ -51,8 +50,20 @@ def open_source(
         return CameraSource(numbers, None, swap, selection)
     if kind == "video":
         return VideoSource([left, right], None, swap, selection)
-    pairs = [PairFiles(Path(left).stem, Path(left), Path(right))] if kind == "image" else list_pairs(left, right)
-    return PictureSource(f"'{left}' and '{right}'", pairs, None, swap, selection)
+    return PictureSource(f"'{left}' and '{right}'", paired_files(left, right), None, swap, selection)
+
+
+def paired_files(left: str, right: str) -> list[PairFiles]:
+    """The pairs of two images, folders or globs. Raises InputError for anything else, and for files that do not pair."""
+    kind = kind_of(left)
+    if kind_of(right) != kind or kind not in STILL:
+        raise InputError(_unlike(left, right, STILL))
+    return [PairFiles(Path(left).stem, Path(left), Path(right))] if kind == "image" else list_pairs(left, right)
+
+
+def _unlike(left: str, right: str, kinds: tuple[str, ...]) -> str:
+    listed = ", ".join(f"two {PLURALS[kind]}" for kind in kinds)
+    return f"got '{left}' ({kind_of(left)}) and '{right}' ({kind_of(right)}); expected {listed}"
 
 
 def _of_one(kind: str, given: str, layout: str | None, swap: bool, selection: Selection) -> Source:
