@@ -50,15 +50,21 @@ def open_source(
         return CameraSource(numbers, None, swap, selection)
     if kind == "video":
         return VideoSource([left, right], None, swap, selection)
-    return PictureSource(f"'{left}' and '{right}'", paired_files(left, right), None, swap, selection)
+    pairs = [PairFiles(*pair) for pair in paired_files(left, right)]
+    return PictureSource(f"'{left}' and '{right}'", pairs, None, swap, selection)
 
 
-def paired_files(left: str, right: str) -> list[PairFiles]:
-    """The pairs of two images, folders or globs. Raises InputError for anything else, and for files that do not pair."""
+def paired_files(left: str, right: str) -> list[tuple[str, Path, Path]]:
+    """(stem, left file, right file) of two images, folders or globs.
+
+    Raises InputError for anything else, and for files that do not pair.
+    """
     kind = kind_of(left)
     if kind_of(right) != kind or kind not in STILL:
         raise InputError(_unlike(left, right, STILL))
-    return [PairFiles(Path(left).stem, Path(left), Path(right))] if kind == "image" else list_pairs(left, right)
+    if kind == "image":
+        return [(Path(left).stem, Path(left), Path(right))]
+    return [(pair.stem, pair.left, pair.right) for pair in list_pairs(left, right) if pair.right is not None]
 
 
 def _unlike(left: str, right: str, kinds: tuple[str, ...]) -> str:
