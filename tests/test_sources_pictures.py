@@ -12,7 +12,7 @@ from stereo_files import jpeg, jps, marked, mpo, number_of, pair, segment, side_
 from stereo.image_io import write_image
 from stereo.sources.frame import Dropped, Selection, StereoFrame
 from stereo.sources.layout import split_views
-from stereo.sources.opening import kind_of, open_source
+from stereo.sources.opening import kind_of, open_source, paired_files
 from stereo.sources.stereo_jpeg import split_mpo
 from stereo.types import InputError
 
@@ -273,3 +273,6 @@ def test_what_is_refused(tmp_path):
         assert line in str(caught.value), (args, caught.value)
     with pytest.raises(InputError, match="No such file"):
         list(open_source(f"{here}/none.mpo"))
+    with pytest.raises(InputError, match=r"expected two images, two folders, two globs$"):
+        paired_files(f"{here}/a.mp4", f"{here}/b.mp4")
+    assert paired_files(f"{here}/l", f"{here}/r") == [("1", tmp_path / "l" / "1.png", tmp_path / "r" / "1.png")]

@@ -18,7 +18,7 @@ from stereo.cli.shared import make_folder, say
 from stereo.image_io import read_image, write_image
 from stereo.inference.predictor import check_pair
 from stereo.inference.row_errors import RowErrors, pooled, row_errors
-from stereo.sources.opening import picture_pairs
+from stereo.sources.opening import paired_files
 from stereo.types import InputError
 
 EXAMINED = 10  # pairs of a folder, spread evenly over it, that are matched to see how good it is
@@ -36,7 +36,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def run(args: argparse.Namespace) -> dict[str, Any]:
     """Rectify what the arguments name, and say how good it is. Nothing is written before every image has been read."""
-    pairs = [(pair.left, pair.right) for pair in picture_pairs(args.left, args.right) if pair.right]
+    pairs = [(left, right) for _, left, right in paired_files(args.left, args.right)]
     output = Path(args.output)
     folders = Path(args.left).is_dir()
     targets = [tuple(target(output, name, path, folders) for name, path in zip(NAMES, pair, strict=True)) for pair in pairs]

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection
 from pathlib import Path
 
 from stereo.sources.camera import PREFIX, CameraSource, camera_number
@@ -12,8 +11,8 @@ from stereo.sources.stereo_jpeg import is_stereo_mpo
 from stereo.sources.video import VIDEOS, VideoSource
 from stereo.types import InputError
 
+STILL = ("image", "folder", "glob")
 PLURALS = {"image": "images", "folder": "folders", "glob": "globs", "video": "videos", "camera": "cameras"}
-PICTURED = ("image", "folder", "glob")
 
 
 def kind_of(text: str) -> str:
@@ -42,7 +41,8 @@ def open_source(
         return _of_one(kind, left, layout, swap, selection)
     if layout is not None:
         raise InputError(f"got --layout {layout} and two {PLURALS[kind]}; it is for one that holds both views")
-    _check_alike(left, right, PLURALS, ", or one that holds both views")
+    if kind_of(right) != kind:
+        raise InputError(f"{_unlike(left, right, tuple(PLURALS))}, or one that holds both views")
     if kind == "camera":
         numbers = [camera_number(left), camera_number(right)]
         if numbers[0] == numbers[1]:
@@ -50,22 +50,26 @@ def open_source(
         return CameraSource(numbers, None, swap, selection)
     if kind == "video":
         return VideoSource([left, right], None, swap, selection)
-    return PictureSource(f"'{left}' and '{right}'", picture_pairs(left, right), None, swap, selection)
+    pairs = [PairFiles(*pair) for pair in paired_files(left, right)]
+    return PictureSource(f"'{left}' and '{right}'", pairs, None, swap, selection)
 
 
-def picture_pairs(left: str, right: str) -> list[PairFiles]:
-    """The files of two images, folders or globs. Raises InputError for anything else, and for files that do not pair."""
-    _check_alike(left, right, PICTURED)
-    image = kind_of(left) == "image"
-    return [PairFiles(Path(left).stem, Path(left), Path(right))] if image else list_pairs(left, right)
+def paired_files(left: str, right: str) -> list[tuple[str, Path, Path]]:
+    """(stem, left file, right file) of two images, folders or globs.
+
+    Raises InputError for anything else, and for files that do not pair.
+    """
+    kind = kind_of(left)
+    if kind_of(right) != kind or kind not in STILL:
+        raise InputError(_unlike(left, right, STILL))
+    if kind == "image":
+        return [(Path(left).stem, Path(left), Path(right))]
+    return [(pair.stem, pair.left, pair.right) for pair in list_pairs(left, right) if pair.right is not None]
 
 
-def _check_alike(left: str, right: str, kinds: Collection[str], other: str = "") -> None:
-    """Raise InputError unless both are of one kind, and of these; other: what else is allowed."""
-    given = kind_of(left), kind_of(right)
-    if given[0] != given[1] or given[0] not in kinds:
-        listed = ", ".join(f"two {PLURALS[kind]}" for kind in kinds)
-        raise InputError(f"got '{left}' ({given[0]}) and '{right}' ({given[1]}); expected {listed}{other}")
+def _unlike(left: str, right: str, kinds: tuple[str, ...]) -> str:
+    listed = ", ".join(f"two {PLURALS[kind]}" for kind in kinds)
+    return f"got '{left}' ({kind_of(left)}) and '{right}' ({kind_of(right)}); expected {listed}"
 
 
 def _of_one(kind: str, given: str, layout: str | None, swap: bool, selection: Selection) -> Source:
