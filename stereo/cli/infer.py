@@ -20,6 +20,8 @@ from stereo.geometry import read_middlebury_calib
 from stereo.image_io import read_image
 from stereo.inference.outputs import write_depth, write_maps, write_sidecar
 from stereo.inference.predictor import check_pair
+from stereo.report.page import write_page
+from stereo.report.viewer_page import viewer_page
 from stereo.types import InputError
 from stereo.version import __version__
 
@@ -35,6 +37,8 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("right", help="right image, or a folder of right images with the same file names")
     parser.add_argument("-o", "--output", default="out", help="folder for the results (default: out)")
     parser.add_argument("--both", action="store_true", help="also write the maps of the right view, as STEM.right.*")
+    parser.add_argument("--html", action="store_true", help="also write STEM.html, a page to look at: maps, the "
+                        "numbers under the cursor, a cloud to turn; it needs no network")  # fmt: skip
     parser.add_argument("--calib", help="a Middlebury calib.txt: also write metric depth and a point cloud")
 
 
@@ -72,6 +76,9 @@ def run(args: argparse.Namespace) -> dict[str, Any]:
             "version": __version__,
         }
         files.append(write_sidecar(folder, stem, facts))
+        if args.html:
+            files.append(folder / f"{stem}.html")
+            write_page(files[-1], viewer_page(left_path.name, left, results[0], facts, calibration))
         done.append(facts | {"files": [str(f) for f in files]})
         say(args, f"{left_path}: {disp.shape[1]}x{disp.shape[0]} px in {seconds:.2f} s, disparity {disp.min():.1f} to "
                   f"{disp.max():.1f} px -> {folder / stem}.*")  # fmt: skip
