@@ -15,7 +15,7 @@ from collections.abc import Sequence
 from types import ModuleType
 from typing import NoReturn
 
-from stereo.cli import bench, check, compare, convert, demo, evaluate, generate, infer, preview, report, submit, train
+from stereo.cli import bench, check, compare, convert, demo, evaluate, explain, generate, infer, preview, report, submit, train
 from stereo.types import InputError, StoppedError
 from stereo.version import __version__
 
@@ -31,6 +31,7 @@ VERBS: dict[str, tuple[ModuleType, str]] = {
     "infer": (infer, "disparity, occlusion and confidence of a pair of images, or of two folders of pairs"),
     "check": (check, "what is wrong with a pair of images, or with a data set, and how to mend it"),
     "demo": (demo, "generate a pair, run the shipped weights on it, compare with the exact truth"),
+    "explain": (explain, "what the network looked at to find the disparity of one pixel, as a page and as a picture"),
     "train": (train, "train a network from a recipe (a TOML file in experiments/)"),
     "evaluate": (evaluate, "score a network, and OpenCV's SGBM beside it, on a data set with ground truth"),
     "compare": (compare, "compare two evaluations of the same images: difference of the means, and how sure it is"),

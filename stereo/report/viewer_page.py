@@ -123,9 +123,7 @@ def _data(
     }
 
 
-def _stage(
-    left: np.ndarray, result: DisparityMap, true_disp: np.ndarray | None, step: int, maps: list[_Shown]
-) -> str:
+def _stage(left: np.ndarray, result: DisparityMap, true_disp: np.ndarray | None, step: int, maps: list[_Shown]) -> str:
     """The two maps with the line between them, and the numbers of one pixel."""
     quantum = quantum_for(result.disp, true_disp)
     values = packed_png(_sampled(result.disp, step), quantum, _sampled(result.confidence, step))
