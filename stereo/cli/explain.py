@@ -19,7 +19,7 @@ from stereo.version import __version__
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     add_weights(parser)
     add_device(parser)
-    parser.set_defaults(precision="fp32", compile=False)  # in bf16 the watched run would choose other nodes than the plain one
+    parser.set_defaults(precision="fp32", compile=False)  # in bf16 two runs may choose other nodes
     parser.add_argument("left", help="left image")
     parser.add_argument("right", help="right image")
     parser.add_argument("--at", nargs=2, type=int, required=True, metavar=("X", "Y"),
@@ -50,12 +50,13 @@ def run(args: argparse.Namespace) -> dict[str, Any]:
 def _told(explained: Explanation) -> list[str]:
     best = explained.transport.mass.argmax()
     token, mass = int(explained.transport.columns[best]), float(explained.transport.mass[best])
-    lines = [f"pixel {explained.x} {explained.y}: disparity {explained.disp:.2f} px, match at x {explained.match_x:.2f}, occlusion "
-             f"{explained.occlusion:.2f}, confidence {explained.confidence:.2f}"]  # fmt: skip
+    found = f"disparity {explained.disp:.2f} px, match at x {explained.match_x:.2f}"
+    sure = f"occlusion {explained.occlusion:.2f}, confidence {explained.confidence:.2f}"
+    lines = [f"pixel {explained.x} {explained.y}: {found}, {sure}"]
     lines.append(f"  transport: {mass:.2f} on right token {token}, {explained.transport.dustbin:.2f} on no match")
     lines.append("  " + ", ".join(f"{name} {px:.2f}" for name, px in explained.stages) + " px")
-    lines.append(f"  watched run against the plain one: {explained.deviation:.1e} px at the pixel, {explained.agreeing:.2%} of all "
-                 f"pixels within {TOLERANCE:g} px")  # fmt: skip
+    agreeing = f"{explained.agreeing:.2%} of all pixels within {TOLERANCE:g} px"
+    lines.append(f"  watched run against the plain one: {explained.deviation:.1e} px at the pixel, {agreeing}")
     return lines
 
 

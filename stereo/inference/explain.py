@@ -204,7 +204,7 @@ def check_pixel(x: int, y: int, left: np.ndarray) -> None:
 
 
 def check_explainable(model: nn.Module) -> StereoModel:
-    """The network. Raise InputError unless every attention of the network has weights of single tokens or nodes, along rows of tokens."""
+    """The network. Raises InputError unless every attention of it has weights of single tokens, or of a quadtree's nodes."""
     if not isinstance(model, StereoModel):
         preset = getattr(getattr(model, "config", None), "preset", type(model).__name__)
         raise InputError(f"explain does not apply to networks of the preset '{preset}'; it knows 'small' and its relatives")

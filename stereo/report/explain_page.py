@@ -1,4 +1,7 @@
-"""The quadtree microscope: what a network looked at for one pixel, as a page. ``assets/explain.js`` tells what lies below the cursor."""
+"""The quadtree microscope: what a network looked at for one pixel, as a page.
+
+``assets/explain.js`` tells what lies below the cursor.
+"""
 
 from __future__ import annotations
 
@@ -15,10 +18,11 @@ AROUND = 32  # px on either side of the pixel, and of its match, in the enlarged
 ROW = 10  # height of a head's row of nodes, in the drawing's units
 CURVE = 60  # of the curves
 FAINTEST = 0.07  # opacity of a node whose weight is 0
+READOUT = '<p class="readout" aria-live="polite">Point at a bar or a node, or use the arrow keys.</p>'
 
 
 def explain_page(title: str, left: np.ndarray, right: np.ndarray, explained: Explanation, facts: dict[str, Any]) -> str:
-    """The page as HTML. left, right: (H, W, 3) uint8 RGB. facts: what the sidecar of ``infer`` says; absent ones are left out."""
+    """The page as HTML. left, right: (H, W, 3) uint8 RGB. facts: as in the sidecar of ``infer``; absent ones are left out."""
     width = left.shape[1]
     crossing = [_attention(view, explained, width) for view in explained.attentions if view.kind == "cross"]
     own = [_attention(view, explained, width) for view in explained.attentions if view.kind == "self"]
@@ -30,7 +34,8 @@ def explain_page(title: str, left: np.ndarray, right: np.ndarray, explained: Exp
         f"""<section aria-labelledby="cross"><h2 id="cross">Where the pixel looks in the right image</h2>
 {_how_to_read(explained)}{"".join(crossing)}</section>""",
         f"""<section aria-labelledby="self"><h2 id="self">Where it looks in its own row</h2>
-<p class="hint">Self attention, before each look at the right image: the row is the left image's.</p>{"".join(own)}</section>""",
+<p class="hint">Self attention, before each look at the right image: the row is the left image's, and the
+mark is the pixel itself.</p>{"".join(own)}</section>""",
         _facts(explained, facts),
     ]
     return page(title, sections, "explain.js")
@@ -52,8 +57,9 @@ def _answer(explained: Explanation, width: int) -> str:
     column, row = explained.token
     return f"""<section aria-label="The answer"><p>Pixel x {explained.x}, y {explained.y} of the left image. {verdict}</p>
 <div class="tiles">{listed}</div>
-<p class="hint">x_right = x_left - disparity. The pixel belongs to token {column} of row {row}; a token covers {explained.stride} x
-{explained.stride} px, and a row has {explained.tokens} tokens for {width} px. Dustbin mass is the probability of no match.</p></section>
+<p class="hint">x_right = x_left - disparity. The pixel belongs to token {column} of row {row}; a token covers
+{explained.stride} x {explained.stride} px, and a row has {explained.tokens} tokens for {width} px. Dustbin mass is the
+probability of no match.</p></section>
 """
 
 
@@ -113,11 +119,13 @@ def _transport(explained: Explanation, width: int) -> str:
     listed = f"<tr><td>no match</td><td></td><td>{explained.transport.dustbin:.4f}</td></tr>{rows}"
     return f"""<section aria-labelledby="transport"><h2 id="transport">The match: where the pixel's mass goes</h2>
 <figure class="chart micro" tabindex="0" aria-label="Transport: mass over right tokens; arrow keys step through them">
-{_marks(explained, width, "match")}<svg class="strip tall-strip" viewBox="0 0 {width} {CURVE}" preserveAspectRatio="none">{"".join(bars)}</svg>
-<p class="readout" aria-live="polite"></p></figure>
+{_marks(explained, width, "match")}
+<svg class="strip tall-strip" viewBox="0 0 {width} {CURVE}" preserveAspectRatio="none">{"".join(bars)}</svg>
+{READOUT}</figure>
 <p class="hint">Optimal transport gives the token's probability to {len(seen)} right tokens that the tree found, and
 {explained.transport.dustbin:.1%} to no match. The coarse disparity is the mean over the most likely token and its two
-neighbours.</p><details><summary>The numbers</summary><div class="scroll tall" tabindex="0" role="region" aria-label="Transport">
+neighbours.</p><details><summary>The numbers</summary>
+<div class="scroll tall" tabindex="0" role="region" aria-label="Transport">
 <table><thead><tr><th scope="col">right token</th><th scope="col">from px</th><th scope="col">mass</th></tr></thead>
 <tbody>{listed}</tbody></table></div></details></section>
 """
@@ -131,23 +139,25 @@ def _how_to_read(explained: Explanation) -> str:
     return f"""<p class="hint">Curves: what every token weighs in the message, one for each head and their mean (the strong
 one). Below, the levels of the tree from the coarsest, whose nodes cover the whole row, to the finest, whose nodes are tokens of
 {explained.stride} px; one row for each head. The stronger the colour, the greater the weight among the nodes of its row; framed
-nodes are the best, kept, and only their children are looked at on the next level. The upright line is the pixel's final match.</p>
+nodes are the best, kept, and only their children are looked at on the next level. The mark above the curves is
+the pixel's final match.</p>
 """
 
 
 def _attention(view: AttentionView, explained: Explanation, width: int) -> str:
     """Curves, levels and numbers of one attention."""
     place = f"{view.kind}-{view.layer}"
-    levels = "".join(_level(level, explained, width, view.kind) for level in view.levels)
+    levels = "".join(_level(level, explained.stride, width) for level in view.levels)
     numbers = "".join(_numbers(level) for level in view.levels)
     table = ""
     if view.levels:
         table = f"""<details><summary>The nodes that were kept</summary><div class="scroll tall" tabindex="0" role="region"
- aria-label="Kept nodes of layer {view.layer}"><table class="events"><thead><tr><th scope="col">level</th><th scope="col">head</th>
-<th scope="col">node (weight), best first</th></tr></thead><tbody>{numbers}</tbody></table></div></details>"""
+ aria-label="Kept nodes of layer {view.layer}"><table class="events"><thead><tr><th scope="col">level</th>
+<th scope="col">head</th><th scope="col">node (weight), best first</th></tr></thead><tbody>{numbers}</tbody>
+</table></div></details>"""
     return f"""<article class="card micro-card"><h3 id="{place}">Layer {view.layer}</h3>
 <figure class="micro" tabindex="0" aria-labelledby="{place}">{_curves(view, explained, width)}{levels}
-<p class="readout" aria-live="polite"></p></figure>{table}</article>
+{READOUT}</figure>{table}</article>
 """
 
 
@@ -182,8 +192,8 @@ def _curves(view: AttentionView, explained: Explanation, width: int) -> str:
 <path class="curve mean" d="{steps(mean)}"/>{columns}</svg>"""
 
 
-def _level(level: LevelView, explained: Explanation, width: int, kind: str) -> str:
-    size = explained.stride * 2**level.number
+def _level(level: LevelView, stride: int, width: int) -> str:
+    size = stride * 2**level.number
     rects = []
     for head in range(len(level.nodes)):
         highest = max(float(level.weights[head].max()), 1e-9)
@@ -218,6 +228,8 @@ def _facts(explained: Explanation, facts: dict[str, Any]) -> str:
     told += [("Network", weights.get("preset")), ("Precision", facts.get("precision")), ("Device", facts.get("device"))]
     told += [("Version", facts.get("version")), ("SHA-256 of the weights", weights.get("sha256"))]
     agreeing = f"{explained.agreeing:.2%} of all pixels within {TOLERANCE:g} px"
-    check = f"The network ran twice, once plainly and once watched: they differ by {explained.deviation:.1e} px at this pixel, {agreeing}."
-    return f"""<section aria-labelledby="facts"><h2 id="facts">How it was made</h2><p>{escape(check)}</p>{facts_list(told)}</section>
+    check = "The network ran twice, once plainly and once watched: the runs differ by "
+    check += f"{explained.deviation:.1e} px at this pixel, {agreeing}."
+    return f"""<section aria-labelledby="facts"><h2 id="facts">How it was made</h2><p>{escape(check)}</p>
+{facts_list(told)}</section>
 """
