@@ -68,9 +68,10 @@ def viewer_page(
         true_disp = np.where(truth.valid, truth.disp, np.nan)
     step = sampling_step(*left.shape[:2])
     maps = _maps(result.disp, true_disp)
+    pictures = _pictures(left, result, true_disp, step)
+    beside = f'<div class="beside">{_readings(*left.shape[:2])}{_filter()}</div>'
     sections = [
-        _stage(left, result, true_disp, step, maps),
-        _filter(),
+        f'<div class="viewer">{_stage(pictures, maps)}{beside}</div>',
         _cloud(calibration),
         _explanations(maps, calibration, step, quantum_for(result.disp, true_disp)),
         _facts(facts),
@@ -123,8 +124,8 @@ def _data(
     }
 
 
-def _stage(left: np.ndarray, result: DisparityMap, true_disp: np.ndarray | None, step: int, maps: list[_Shown]) -> str:
-    """The two maps with the line between them, and the numbers of one pixel."""
+def _pictures(left: np.ndarray, result: DisparityMap, true_disp: np.ndarray | None, step: int) -> str:
+    """The numbers as two pictures that nobody looks at, and the photograph, below which the maps' canvases are."""
     quantum = quantum_for(result.disp, true_disp)
     values = packed_png(_sampled(result.disp, step), quantum, _sampled(result.confidence, step))
     truth = np.full(left.shape[:2], np.nan) if true_disp is None else true_disp
@@ -133,30 +134,38 @@ def _stage(left: np.ndarray, result: DisparityMap, true_disp: np.ndarray | None,
     rows, columns = small.shape[:2]
     size = f'width="{columns}" height="{rows}"'
     photograph = data_uri(jpeg(small, max(rows, columns)), "image/jpeg")
-    height, width = left.shape[:2]
+    return f"""<img id="values" src="{data_uri(values, "image/png")}" alt="" hidden>
+<img id="more" src="{data_uri(more, "image/png")}" alt="" hidden>
+<img class="layer photograph" id="photograph" src="{photograph}" alt="left image" {size} draggable="false">
+<canvas class="layer a" data-side="a" {size}></canvas><canvas class="layer b" data-side="b" {size}></canvas>"""
+
+
+def _stage(pictures: str, maps: list[_Shown]) -> str:
+    """The two maps with the line between them."""
     legends = "".join(
         f'<div class="legend" data-layer="{shown.key}"{" hidden" * (shown.key not in SHOWN.values())}>'
         f"{scale_legend(_title(shown.key), shown.scale, open_end=shown.key == 'error')}</div>"
         for shown in maps
     )
-    return f"""<section aria-label="Maps"><img id="values" src="{data_uri(values, "image/png")}" alt="" hidden>
-<img id="more" src="{data_uri(more, "image/png")}" alt="" hidden>
-<noscript>{note("Without scripts only the photograph shows: the maps are numbers, which a script colours.")}</noscript>
-<div class="viewer"><div class="card"><div class="stage" id="stage">
-<img class="layer photograph" id="photograph" src="{photograph}" alt="left image" {size} draggable="false">
-<canvas class="layer a" data-side="a" {size}></canvas><canvas class="layer b" data-side="b" {size}></canvas>
+    unscripted = note("Without scripts only the photograph shows: the maps are numbers, which a script colours.")
+    return f"""<div class="card"><noscript>{unscripted}</noscript><div class="stage" id="stage">{pictures}
 <span class="line" aria-hidden="true"></span><span class="probe" id="probe" hidden aria-hidden="true"></span>
 <input type="range" id="line" min="0" max="100" step="1" value="50" aria-label="Line between the two maps"
  aria-valuetext="50 percent"></div>
 <div class="choices">{"".join(_choice(side, maps) for side in SHOWN)}</div><div class="legends">{legends}</div>
 <p class="hint">Drag the line, or focus it and use the arrow keys; the keys 1 to {len(maps)} choose what is right of it, with
 Shift what is left of it.</p></div>
-<div class="card readings"><h2 id="pixel">The pixel under the cursor</h2>
+"""
+
+
+def _readings(height: int, width: int) -> str:
+    """The numbers of one pixel."""
+    return f"""<section class="card readings" aria-labelledby="pixel"><h2 id="pixel">The pixel under the cursor</h2>
 <div class="toolbar"><label>x <input type="number" id="x" min="0" max="{width - 1}" value="{3 * width // 4}"></label>
 <label>y <input type="number" id="y" min="0" max="{height - 1}" value="{height // 2}"></label></div>
 <dl class="facts" id="readings" aria-live="polite"></dl>
 <p class="hint">Point at the picture, tap it, or type a place. x counts from the left, y from the top, both from 0.</p>
-</div></div></section>
+</section>
 """
 
 
@@ -173,12 +182,11 @@ def _choice(side: str, maps: list[_Shown]) -> str:
 
 
 def _filter() -> str:
-    return """<section aria-labelledby="filter"><h2 id="filter">Only what is sure</h2>
-<div class="card"><div class="wide-label"><label for="threshold">Confidence of at least</label>
-<output id="limit" for="threshold">0 %</output>
+    return """<section class="card readings" aria-labelledby="filter"><h2 id="filter">Only what is sure</h2>
+<div class="wide-label"><label for="threshold">Confidence of at least</label> <output id="limit" for="threshold">0 %</output>
 <input type="range" id="threshold" min="0" max="100" step="1" value="0"></div>
 <p id="kept" role="status" aria-live="polite"></p>
-<p class="hint">What is less sure turns grey in the maps and leaves the cloud.</p></div></section>
+<p class="hint">What is less sure turns grey in the maps and leaves the cloud.</p></section>
 """
 
 
