@@ -26,6 +26,7 @@ from stereo.inference.predictor import StereoPredictor
 from stereo.kernels import cpp
 from stereo.model.build import build_model
 from stereo.model.matching import window_disparity
+from stereo.model.sttr.network import Sttr
 from stereo.report.explain_figure import explain_figure
 from stereo.report.explain_page import explain_page
 from stereo.types import InputError, StoppedError
@@ -62,14 +63,19 @@ def calls(model: torch.nn.Module) -> Iterator[dict]:
     """(layer, kind) -> (q, k, v, options, message) of that operator's last call."""
     seen: dict = {}
     hooks = []
-    for number, layer in enumerate(model.transformer.layers, 1):
-        for kind in ("self", "cross"):
+    if isinstance(model, Sttr):
+        operators = {(i, "self"): layer.within.operator for i, layer in enumerate(model.transformer.self_layers, 1)}
+        operators |= {(i, "cross"): layer.across.operator for i, layer in enumerate(model.transformer.cross_layers, 1)}
+    else:
+        layers = list(enumerate(model.transformer.layers, 1))
+        operators = {(i, "self"): layer.self_attention.operator for i, layer in layers}
+        operators |= {(i, "cross"): layer.cross_attention.operator for i, layer in layers}
+    for place, operator in operators.items():
 
-            def keep(module, args, options, result, place=(number, kind)):
-                seen[place] = (module, *args, options, result)
+        def keep(module, args, options, result, place=place):
+            seen[place] = (module, *args, options, result)
 
-            operator = getattr(layer, f"{kind}_attention").operator
-            hooks.append(operator.register_forward_hook(keep, with_kwargs=True))
+        hooks.append(operator.register_forward_hook(keep, with_kwargs=True))
     try:
         yield seen
     finally:
@@ -87,7 +93,7 @@ def mean_of_node(v: torch.Tensor, level: int, row: int, column: int, head: int) 
 
 
 @pytest.mark.parametrize("attention", ["quadtree_b", "quadtree_a"])
-@pytest.mark.parametrize(("size", "at"), [((H, W), AT), (ODD, (146, 50)), ((H, W), (0, 0))])
+@pytest.mark.parametrize(("size", "at"), [((H, W), AT), (ODD, (146, 50)), ((H, W), (0, 0)), ((32, 32), (31, 31))])
 def test_recorded_weights_times_values_are_the_message(attention, size, at):
     run = predictor(attention)
     with calls(run.model) as seen:
@@ -98,7 +104,7 @@ def test_recorded_weights_times_values_are_the_message(attention, size, at):
     for view in explained.attentions:
         _, _, _, v, _, message = seen[view.layer, view.kind]
         values = v if view.kind == "self" else v[:1]
-        assert len(view.levels) == 4
+        assert len(view.levels) == (4 if size[1] > 32 else 3)
         for head in range(v.shape[3]):
             total = np.zeros(v.shape[-1])
             for level in view.levels:
@@ -208,6 +214,42 @@ def test_a_network_without_the_second_look_ends_with_upsampling():
     explained, _ = explain(predictor(sharpen_channels=0), *pair(H, W), *AT)
     assert [name for name, _ in explained.stages][-1] == "upsampled"
     assert explained.stages[-1][1] == pytest.approx(explained.disp, abs=1e-4)
+
+
+@pytest.mark.parametrize("attention", ["dense", "quadtree_b"])
+@pytest.mark.parametrize("decoder", ["full", "quarter"])
+@pytest.mark.parametrize("at", [(0, 0), (70, 60), (135, 126)])
+def test_sttr_is_explained_down_to_its_last_pixel(attention, decoder, at):
+    light = {"decoder": "quarter", "stride": 4, "growth": 4, "channels": 80} if decoder == "quarter" else {}
+    torch.manual_seed(0)
+    model = build_model(replace(NARROW, attention=attention, **light))
+    run = StereoPredictor(model, precision="fp32")
+    left, right = pair(127, 136)
+    with calls(model) as seen:
+        explained, plain = explain(run, left, right, *at)
+    assert [(view.layer, view.kind) for view in explained.attentions] == [(1, "self"), (1, "cross"), (2, "self")]
+    column, row = explained.token
+    for view in explained.attentions:
+        module, q, k, _, options, _ = seen[view.layer, view.kind]
+        assert view.tokens.shape == (q.shape[3], k.shape[2]) and bool(view.levels) == (attention == "quadtree_b")
+        values = torch.zeros_like(k)
+        for channel in range(min(k.shape[2], k.shape[-1])):
+            values[:, :, channel, :, channel] = 1  # the first tokens, as many as there are channels
+        with torch.inference_mode():
+            expected = module(q, k, values, **options)[0, row, column]
+        np.testing.assert_allclose(view.tokens[:, : k.shape[-1]], expected[:, : k.shape[2]].numpy(), atol=2e-5)
+        np.testing.assert_allclose(view.tokens.sum(-1), 1, atol=1e-5)
+    with torch.inference_mode():
+        prediction = model(*(torch.from_numpy(x).permute(2, 0, 1)[None].float() / 255 for x in (left, right)))
+    expected_mass = prediction.transport.mass[0, row, column].numpy()
+    np.testing.assert_allclose(explained.transport.mass, expected_mass, atol=1e-5)
+    coarse = float(prediction.disp_coarse[0, row, column]) * model.scale(136, explained.tokens)
+    assert dict(explained.stages) == {
+        "coarse match": pytest.approx(coarse, abs=1e-3),
+        "adjusted to the image": pytest.approx(float(plain.disp[at[1], at[0]]), abs=1e-3),
+    }
+    check_self_contained(explain_page("why?", left, right, explained, {}))
+    assert explain_figure(left, right, explained).dtype == np.uint8
 
 
 def hooks_left(model: torch.nn.Module) -> list[str]:
@@ -402,10 +444,10 @@ def test_explain_refuses_bad_input_and_leaves_nothing_behind(tmp_path, files, we
 
 def test_explain_says_where_it_does_not_apply(tmp_path, files, capsys):
     out = tmp_path / "out"
-    for name, model in (("sttr", build_model(NARROW)), ("linear", predictor("linear").model)):
-        path = save_weights(model, tmp_path, name)
+    for attention in ("linear", "window"):
+        path = save_weights(predictor(attention).model, tmp_path, attention)
         line = refused(capsys, "explain", *files, "--at", "5", "6", "-o", str(out), "--weights", str(path))
-        assert "does not apply" in line and name in line
+        assert f"does not apply to the attention '{attention}'" in line
     assert not out.exists()
 
 

@@ -8,7 +8,7 @@ from typing import Any
 
 from stereo.cli.shared import add_device, add_weights, load_predictor, make_folder, say
 from stereo.image_io import read_image, write_image
-from stereo.inference.explain import TOLERANCE, AttentionView, Explanation, check_explainable, check_pixel, explain
+from stereo.inference.explain import TOLERANCE, AttentionView, Explanation, check_pixel, explain
 from stereo.inference.predictor import check_pair
 from stereo.report.explain_figure import explain_figure
 from stereo.report.explain_page import explain_page
@@ -32,7 +32,6 @@ def run(args: argparse.Namespace) -> dict[str, Any]:
     check_pair(left, right)  # before the network is loaded
     check_pixel(args.at[0], args.at[1], left)
     predictor, weights = load_predictor(args)
-    check_explainable(predictor.model)
     explained, _ = explain(predictor, left, right, *args.at)
     folder = make_folder(Path(args.output))
     stem = f"{Path(args.left).stem}.at-{explained.x}-{explained.y}"

@@ -6,7 +6,7 @@ kernels (stereo.attention.quadtree.Quadtree.watch), and hooks read what the stag
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, field
 from functools import partial
@@ -16,14 +16,10 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from stereo.attention.dense import DenseAttention
 from stereo.attention.quadtree import Level, Quadtree
+from stereo.inference.anatomy import Anatomy, Place, Stage, anatomy
 from stereo.inference.predictor import StereoPredictor, check_pair
-from stereo.model.backbone import STRIDE
-from stereo.model.matching import window_disparity
-from stereo.model.refine import Refine
-from stereo.model.sharpen import Sharpen
-from stereo.model.stereo_model import StereoModel
+from stereo.model.build import Network
 from stereo.types import DisparityMap, InputError, StoppedError
 
 TOLERANCE = 0.05  # px between the watched run and the plain one, at the pixel and at AGREEING of all pixels
@@ -102,33 +98,34 @@ class Explanation:
         return self.x - self.disp
 
 
-@dataclass(frozen=True)
-class _Stage:
-    """A module that returns a disparity map (B, h, w), in px of its own width; ``factor`` of them make the image's."""
-
-    name: str
-    module: nn.Module
-    factor: int
-    read: Callable[[Any], Tensor]
-
-
 @dataclass
-class _Record:
+class Record:
     """What the hooks have seen of one run, for one token. A run that is repeated overwrites it."""
 
     x: int
     y: int
-    levels: dict[tuple[int, str], dict[int, LevelView]] = field(default_factory=dict)
-    dense: dict[tuple[int, str], np.ndarray] = field(default_factory=dict)
+    anatomy: Anatomy
+    levels: dict[Place, dict[int, LevelView]] = field(default_factory=dict)
+    dense: dict[Place, np.ndarray] = field(default_factory=dict)
     transport: TransportView | None = None
-    tokens: int = 0
-    px: dict[str, float] = field(default_factory=dict)
+    grid: tuple[int, ...] = (0, 0)  # height and width in tokens
+    width: int = 0  # px of the images, padding included
+    coarse: float = 0.0  # px
+    stages: dict[str, float] = field(default_factory=dict)  # px, of the stages behind the match
 
     @property
     def token(self) -> tuple[int, int]:
-        return self.x // STRIDE, self.y // STRIDE
+        """(column, row). The last token also stands for what is left of the image behind it."""
+        stride, (height, width) = self.anatomy.stride, self.grid
+        return min(self.x // stride, width - 1), min(self.y // stride, height - 1)
 
-    def see_level(self, operator: Quadtree, place: tuple[int, str], level: Level) -> None:
+    def see_images(self, module: nn.Module, args: tuple[Tensor, ...]) -> None:
+        self.width = args[0].shape[-1]
+
+    def see_tokens(self, module: nn.Module, args: tuple[Any, ...]) -> None:
+        self.grid = self.anatomy.grid(args[0])
+
+    def see_level(self, operator: Quadtree, place: Place, level: Level) -> None:
         column, row = (at >> level.number for at in self.token)
         nodes, weights, spoken = (_array(x[0, row, column]) for x in (level.candidates, level.weights, level.spoken))
         kept = np.zeros(nodes.shape, bool)
@@ -140,7 +137,7 @@ class _Record:
         share = float(operator.level_shares(max(level.number, *seen, 0) + 1)[level.number])  # the coarsest comes first
         seen[level.number] = LevelView(level.number, nodes, weights, spoken, kept, share, width)
 
-    def see_dense(self, place: tuple[int, str], operator: nn.Module, args: tuple[Tensor, ...], options: dict[str, Any]) -> None:
+    def see_dense(self, place: Place, operator: nn.Module, args: tuple[Tensor, ...], options: dict[str, Any]) -> None:
         """The weights are what one-hot values come out as: row and position are those of the run, other rows play no part."""
         column, row = self.token
         q, k = (x[:1, row : row + 1] for x in args[:2])
@@ -153,19 +150,17 @@ class _Record:
             parts.append(operator.forward(q, k, values, **options)[0, 0, column, :, : ones.shape[1]])
         self.dense[place] = _array(torch.cat(parts, dim=-1))
 
-    def see_match(self, module: nn.Module, args: tuple[Tensor, ...], result: tuple) -> None:
+    def see_match(self, module: nn.Module, args: tuple[Tensor, ...], result: Any) -> None:
         column, row = self.token
-        transport = result[0]
+        transport = self.anatomy.transport(result)
         mass, index = (x[:1, row : row + 1] for x in (transport.mass, transport.index))
-        self.tokens = mass.shape[2]
-        disp, _ = window_disparity(mass, torch.arange(self.tokens, device=mass.device), index)
-        self.px["match"] = float(disp[0, 0, column]) * STRIDE
+        self.coarse = float(self.anatomy.coarse(mass, index, self.width)[0, 0, column])
         dustbin = float(transport.dustbin[0, row, column])
         self.transport = TransportView(_array(index[0, 0, column]), _array(mass[0, 0, column]), dustbin)
 
-    def see_map(self, stage: _Stage, module: nn.Module, args: tuple[Tensor, ...], result: Any) -> None:
+    def see_stage(self, stage: Stage, module: nn.Module, args: tuple[Tensor, ...], result: Any) -> None:
         values, factor = stage.read(result), stage.factor
-        self.px[stage.name] = float(values[0, self.y // factor, self.x // factor]) * factor
+        self.stages[stage.name] = float(values[0, self.y // factor, self.x // factor]) * factor
 
 
 def explain(
@@ -180,20 +175,20 @@ def explain(
     check_pair(left, right)
     check_pixel(x, y, left)
     height, width = left.shape[:2]
-    model = check_explainable(predictor.model)
+    anatomy(predictor.model)  # before anything runs
     plain = predictor.predict(left, right)
     if predictor.plan is not None and predictor.plan.parts > 1:
         raise InputError(
             f"{width}x{height} px fit into memory as {predictor.plan} only; explain needs the whole: give smaller images"
         )
-    with watching(model, x, y) as record:
+    with watching(predictor.model, x, y) as record:
         watched = predictor.predict(left, right)
     difference = np.abs(watched.disp - plain.disp)
     deviation, agreeing = float(difference[y, x]), float((difference <= TOLERANCE).mean())
     if deviation > TOLERANCE or agreeing < AGREEING:
         told = f"{deviation:.3f} px at the pixel, {agreeing:.2%} of all pixels within {TOLERANCE} px"
         raise StoppedError(f"the watched run is not the plain one ({told}); nothing was written: report this pair")
-    return _explanation(model, record, watched, deviation, agreeing), plain
+    return _explanation(record, watched, deviation, agreeing), plain
 
 
 def check_pixel(x: int, y: int, left: np.ndarray) -> None:
@@ -203,71 +198,39 @@ def check_pixel(x: int, y: int, left: np.ndarray) -> None:
         raise InputError(f"got the pixel {x} {y}; the left image has x from 0 to {width - 1} and y from 0 to {height - 1}")
 
 
-def check_explainable(model: nn.Module) -> StereoModel:
-    """The network. Raises InputError unless every attention of it has weights of single tokens, or of a quadtree's nodes."""
-    if not isinstance(model, StereoModel):
-        preset = getattr(getattr(model, "config", None), "preset", type(model).__name__)
-        raise InputError(f"explain does not apply to networks of the preset '{preset}'; it knows 'small' and its relatives")
-    for operator in _operators(model).values():
-        if not isinstance(operator, Quadtree | DenseAttention):
-            given = f"explain does not apply to the attention '{model.config.attention}', which has no list of tokens"
-            raise InputError(f"{given}; it knows quadtree_a, quadtree_b and dense")
-    return model
-
-
 @contextmanager
-def watching(model: StereoModel, x: int, y: int) -> Iterator[_Record]:
-    """Inside the block the network's runs leave in the record what they do for pixel (x, y) of the first pair."""
-    record = _Record(x, y)
+def watching(model: Network, x: int, y: int) -> Iterator[Record]:
+    """Inside the block the network's runs leave in the record what they do for pixel (x, y) of the first pair.
+
+    Raises InputError where ``anatomy`` does.
+    """
+    record = Record(x, y, anatomy(model))
     with ExitStack() as stack:
-        for place, operator in _operators(model).items():
+        for place, operator in record.anatomy.operators.items():
             if isinstance(operator, Quadtree):
                 operator.watch = partial(record.see_level, operator, place)
                 stack.callback(setattr, operator, "watch", None)
             else:
                 hook = operator.register_forward_pre_hook(partial(record.see_dense, place), with_kwargs=True)
                 stack.callback(hook.remove)
-        stack.callback(model.matching.register_forward_hook(record.see_match).remove)
-        for stage in _stages(model):
-            stack.callback(stage.module.register_forward_hook(partial(record.see_map, stage)).remove)
+        stack.callback(model.backbone.register_forward_pre_hook(record.see_images).remove)
+        stack.callback(model.transformer.register_forward_pre_hook(record.see_tokens).remove)
+        stack.callback(record.anatomy.matching.register_forward_hook(record.see_match).remove)
+        for stage in record.anatomy.stages:
+            stack.callback(stage.module.register_forward_hook(partial(record.see_stage, stage)).remove)
         yield record
 
 
-def _operators(model: StereoModel) -> dict[tuple[int, str], nn.Module]:
-    """(layer from 1, "self" or "cross") -> its operator."""
-    found: dict[tuple[int, str], nn.Module] = {}
-    layers: Any = model.transformer.layers
-    for number, layer in enumerate(layers, 1):
-        found[number, "self"] = layer.self_attention.operator
-        found[number, "cross"] = layer.cross_attention.operator
-    return found
-
-
-def _stages(model: StereoModel) -> list[_Stage]:
-    """What behind the match returns disparities, in its order."""
-    refine, sharpen = model.refine, model.sharpen
-    assert isinstance(refine, Refine)
-    factor = STRIDE // refine.factor
-    stages = [
-        _Stage("filled", refine.spread, STRIDE, lambda result: result[0]),
-        _Stage("correction", refine.residual, STRIDE, lambda result: result[:, 0]),
-        _Stage("upsampled", refine, factor, lambda result: result[0].disp),
-    ]
-    if isinstance(sharpen, Sharpen):
-        stages.append(_Stage("spread", sharpen.spread, factor, lambda result: result[0]))
-        stages.append(_Stage("sharpened", sharpen, 1, lambda result: result.disp))
-    return stages
-
-
-def _explanation(model: StereoModel, record: _Record, maps: DisparityMap, deviation: float, agreeing: float) -> Explanation:
+def _explanation(record: Record, maps: DisparityMap, deviation: float, agreeing: float) -> Explanation:
     assert record.transport is not None
-    px, x, y = record.px, record.x, record.y
-    stages = [("coarse match", px["match"]), ("filled from its surroundings", px["filled"])]
-    stages += [("corrected", px["filled"] + px["correction"]), ("upsampled", px["upsampled"])]
-    if "sharpened" in px:
-        stages += [("spread at half resolution", px["spread"]), ("sharpened", px["sharpened"])]
+    x, y = record.x, record.y
+    disp = float(maps.disp[y, x])
+    stages = [("coarse match", record.coarse)]
+    for stage in record.anatomy.stages:
+        before = stages[-1][1] if stage.adds else 0.0
+        stages.append((stage.name, before + record.stages[stage.name]))
     attentions = []
-    for place in _operators(model):
+    for place in record.anatomy.operators:
         levels = tuple(level for _, level in sorted(record.levels.get(place, {}).items(), reverse=True))
         tokens = record.dense[place] if place in record.dense else token_weights(levels)
         attentions.append(AttentionView(*place, levels, tokens))
@@ -275,12 +238,12 @@ def _explanation(model: StereoModel, record: _Record, maps: DisparityMap, deviat
         x=x,
         y=y,
         token=record.token,
-        stride=STRIDE,
-        tokens=record.tokens,
+        stride=record.anatomy.stride,
+        tokens=record.grid[1],
         attentions=tuple(attentions),
         transport=record.transport,
-        stages=tuple(stages),
-        disp=float(maps.disp[y, x]),
+        stages=(*stages, (record.anatomy.last, disp)),
+        disp=disp,
         occlusion=float(maps.occlusion[y, x]),
         confidence=float(maps.confidence[y, x]),
         deviation=deviation,

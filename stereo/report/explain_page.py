@@ -122,7 +122,7 @@ def _transport(explained: Explanation, width: int) -> str:
 {_marks(explained, width, "match")}
 <svg class="strip tall-strip" viewBox="0 0 {width} {CURVE}" preserveAspectRatio="none">{"".join(bars)}</svg>
 {READOUT}</figure>
-<p class="hint">Optimal transport gives the token's probability to {len(seen)} right tokens that the tree found, and
+<p class="hint">Optimal transport gives the token's probability to the {len(seen)} right tokens that were compared, and
 {explained.transport.dustbin:.1%} to no match. The coarse disparity is the mean over the most likely token and its two
 neighbours.</p><details><summary>The numbers</summary>
 <div class="scroll tall" tabindex="0" role="region" aria-label="Transport">
