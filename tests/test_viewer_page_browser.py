@@ -244,6 +244,24 @@ def test_two_fingers_zoom(plane):
     assert lit(picture(plane, "#cloud")) < 0.5 * home
 
 
+def test_a_browser_that_alters_what_is_read_is_told(window, page, tmp_path):
+    """As protections against tracking do: here and there a byte is another one."""
+    altered = "return document.getElementById('altered').hidden"
+    assert page.js(altered) is True
+    left, result, _ = viewed()
+    noisy = """const known = CanvasRenderingContext2D.prototype.getImageData;
+        CanvasRenderingContext2D.prototype.getImageData = function (...box) {
+            const picture = known.apply(this, box);
+            picture.data[40] ^= 1;
+            return picture;
+        }"""
+    added = window.devtools("Page.addScriptToEvaluateOnNewDocument", {"source": noisy})
+    try:
+        assert show(window, viewer_page("a pair", left, result, {}), tmp_path / "page.html").js(altered) is False
+    finally:
+        window.devtools("Page.removeScriptToEvaluateOnNewDocument", {"identifier": added["identifier"]})
+
+
 def test_without_webgl_a_line_stands_for_the_cloud(window, tmp_path):
     left, result, truth = viewed()
     broken = """const known = HTMLCanvasElement.prototype.getContext;

@@ -107,7 +107,7 @@ half of the size, so one number stands for several pixels.</p></section>
 def _transport(explained: Explanation, width: int) -> str:
     """Bars of the mass on right tokens, and on no match."""
     seen = [(int(c), float(m)) for c, m in zip(explained.transport.columns, explained.transport.mass, strict=True) if m > 0]
-    highest = max([mass for _, mass in seen] + [explained.transport.dustbin, 1e-9])
+    highest = max([mass for _, mass in seen] + [1e-9])
     stride = explained.stride
     bars = []
     for column, mass in sorted(seen):
@@ -123,7 +123,7 @@ def _transport(explained: Explanation, width: int) -> str:
 <svg class="strip tall-strip" viewBox="0 0 {width} {CURVE}" preserveAspectRatio="none">{"".join(bars)}</svg>
 {READOUT}</figure>
 <p class="hint">Optimal transport gives the token's probability to the {len(seen)} right tokens that were compared, and
-{explained.transport.dustbin:.1%} to no match. The coarse disparity is the mean over the most likely token and its two
+{explained.transport.dustbin:.1%} to no match; the highest bar is {highest:.1%}. The coarse disparity is the mean over the most likely token and its two
 neighbours.</p><details><summary>The numbers</summary>
 <div class="scroll tall" tabindex="0" role="region" aria-label="Transport">
 <table><thead><tr><th scope="col">right token</th><th scope="col">from px</th><th scope="col">mass</th></tr></thead>

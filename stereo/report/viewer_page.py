@@ -16,7 +16,7 @@ import numpy as np
 from stereo.geometry import Calibration
 from stereo.report.colour import UNKNOWN, robust_range
 from stereo.report.layers import ERROR_LIMIT, SHARE, Scale, jpeg, scale_legend
-from stereo.report.packed import packed_png, quantum_for
+from stereo.report.packed import byte_sum, packed_png, quantum_for
 from stereo.report.page import TABLES, data_uri, decimals, embed_json, escape, facts_list, note, page
 from stereo.types import DisparityMap, Sample
 
@@ -68,14 +68,16 @@ def viewer_page(
         true_disp = np.where(truth.valid, truth.disp, np.nan)
     step = sampling_step(*left.shape[:2])
     maps = _maps(result.disp, true_disp)
-    pictures = _pictures(left, result, true_disp, step)
+    quantum = quantum_for(result.disp, true_disp)
+    packed = _packed(result, true_disp, step, quantum)
+    pictures = _pictures(_sampled(left, step), packed)
     beside = f'<div class="beside">{_readings(*left.shape[:2])}{_filter()}</div>'
     sections = [
         f'<div class="viewer">{_stage(pictures, maps)}{beside}</div>',
         _cloud(calibration),
-        _explanations(maps, calibration, step, quantum_for(result.disp, true_disp)),
+        _explanations(maps, calibration, step, quantum),
         _facts(facts),
-        embed_json("viewer", _data(left.shape, step, maps, quantum_for(result.disp, true_disp), calibration)),
+        embed_json("viewer", _data(left.shape, step, maps, quantum, calibration) | {"sums": [*map(byte_sum, packed)]}),
     ]
     return page(title, sections, "cloud.js", "viewer.js")
 
@@ -124,18 +126,22 @@ def _data(
     }
 
 
-def _pictures(left: np.ndarray, result: DisparityMap, true_disp: np.ndarray | None, step: int) -> str:
-    """The numbers as two pictures that nobody looks at, and the photograph, below which the maps' canvases are."""
-    quantum = quantum_for(result.disp, true_disp)
-    values = packed_png(_sampled(result.disp, step), quantum, _sampled(result.confidence, step))
-    truth = np.full(left.shape[:2], np.nan) if true_disp is None else true_disp
-    more = packed_png(_sampled(truth, step), quantum, _sampled(result.occlusion, step))
-    small = _sampled(left, step)
-    rows, columns = small.shape[:2]
+def _packed(result: DisparityMap, true_disp: np.ndarray | None, step: int, quantum: float) -> tuple[bytes, bytes]:
+    """Two PNGs of numbers: disparity with confidence, truth with occlusion. Without truth all of it is unknown."""
+    truth = np.full(result.disp.shape, np.nan) if true_disp is None else true_disp
+    return (
+        packed_png(_sampled(result.disp, step), quantum, _sampled(result.confidence, step)),
+        packed_png(_sampled(truth, step), quantum, _sampled(result.occlusion, step)),
+    )
+
+
+def _pictures(left: np.ndarray, packed: tuple[bytes, bytes]) -> str:
+    """The numbers as two pictures that nobody looks at, and the photograph, above which the maps' canvases are."""
+    rows, columns = left.shape[:2]
     size = f'width="{columns}" height="{rows}"'
-    photograph = data_uri(jpeg(small, max(rows, columns)), "image/jpeg")
-    return f"""<img id="values" src="{data_uri(values, "image/png")}" alt="" hidden>
-<img id="more" src="{data_uri(more, "image/png")}" alt="" hidden>
+    values, more = (data_uri(png, "image/png") for png in packed)
+    photograph = data_uri(jpeg(left, max(rows, columns)), "image/jpeg")
+    return f"""<img id="values" src="{values}" alt="" hidden><img id="more" src="{more}" alt="" hidden>
 <img class="layer photograph" id="photograph" src="{photograph}" alt="left image" {size} draggable="false">
 <canvas class="layer a" data-side="a" {size}></canvas><canvas class="layer b" data-side="b" {size}></canvas>"""
 
@@ -148,7 +154,10 @@ def _stage(pictures: str, maps: list[_Shown]) -> str:
         for shown in maps
     )
     unscripted = note("Without scripts only the photograph shows: the maps are numbers, which a script colours.")
-    return f"""<div class="card"><noscript>{unscripted}</noscript><div class="stage" id="stage">{pictures}
+    return f"""<div class="card"><noscript>{unscripted}</noscript>
+<p class="note" id="altered" role="alert" hidden>This browser alters what a page reads from its own pictures, against
+tracking: maps and numbers below are not exact. Allow this file to use canvas data, or open it in another browser.</p>
+<div class="stage" id="stage">{pictures}
 <span class="line" aria-hidden="true"></span><span class="probe" id="probe" hidden aria-hidden="true"></span>
 <input type="range" id="line" min="0" max="100" step="1" value="50" aria-label="Line between the two maps"
  aria-valuetext="50 percent"></div>

@@ -14,6 +14,8 @@
 
   const start = () => {
     const [values, more, photograph] = ["values", "more", "photograph"].map((name) => pixels(byId(name)));
+    const sums = [values, more].map((from) => from.reduce((sum, byte, at) => sum + (at % 4 === 3 ? 0 : byte), 0));
+    byId("altered").hidden = sums.every((sum, at) => sum === data.sums[at]);
     const [columns, rows] = [byId("values").naturalWidth, byId("values").naturalHeight];
     const count = columns * rows;
     // stereo.report.packed: 0 is unknown
