@@ -123,8 +123,8 @@ def _transport(explained: Explanation, width: int) -> str:
 <svg class="strip tall-strip" viewBox="0 0 {width} {CURVE}" preserveAspectRatio="none">{"".join(bars)}</svg>
 {READOUT}</figure>
 <p class="hint">Optimal transport gives the token's probability to the {len(seen)} right tokens that were compared, and
-{explained.transport.dustbin:.1%} to no match; the highest bar is {highest:.1%}. The coarse disparity is the mean over the most likely token and its two
-neighbours.</p><details><summary>The numbers</summary>
+{explained.transport.dustbin:.1%} to no match; the highest bar is {highest:.1%}. The coarse disparity is the mean over the most
+likely token and its two neighbours.</p><details><summary>The numbers</summary>
 <div class="scroll tall" tabindex="0" role="region" aria-label="Transport">
 <table><thead><tr><th scope="col">right token</th><th scope="col">from px</th><th scope="col">mass</th></tr></thead>
 <tbody>{listed}</tbody></table></div></details></section>
