@@ -21,6 +21,7 @@ CHROMEDRIVER = shutil.which("chromedriver")
 ABSENT = " and ".join([*["no Chromium"] * (not CHROMIUM), *["no chromedriver"] * (not CHROMEDRIVER)])
 FLAGS = ("--headless", "--no-sandbox", "--disable-gpu", "--disable-quic", "--no-first-run", "--disable-background-networking",
          "--disable-component-update", "--disable-sync", "--disable-dev-shm-usage", "--hide-scrollbars",
+         "--enable-unsafe-swiftshader",  # WebGL without a GPU
          "--host-resolver-rules=MAP * ~NOTFOUND")  # fmt: skip
 KEYS = {"left": "\ue012", "right": "\ue014", "home": "\ue011", "end": "\ue010", "enter": "\ue007", "tab": "\ue004"}
 

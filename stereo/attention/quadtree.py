@@ -48,6 +48,7 @@ class Quadtree(nn.Module):
     """
 
     scopes = ("row", "image")
+    watch: Callable[[Level], None] | None = None  # is shown every level as it was computed; fused kernels, which hide it, rest
 
     def __init__(self, levels: int = 4, topk: int | Sequence[int] = 8, pool: str = "mean_max", kernel: str = "auto"):
         super().__init__()
@@ -85,6 +86,8 @@ class Quadtree(nn.Module):
         shares = self.level_shares(len(tree.keys))
         message = mass = None
         for level in self.walk(tree, scope, side, position):
+            if self.watch is not None:
+                self.watch(level)
             here = level.message * shares[level.number]
             message = here if message is None else to_children(message, here) + here
             if tree.visible is not None:  # a chosen node may hold no child that this query may see: its weight is void
@@ -182,7 +185,7 @@ class QuadtreeB(Quadtree):
         fast = kernels.fused(self.kernel, tree.keys[0])
         alone = scope == "row" and tree.visible is None
         # Other codes of position than the rotary one add terms to the scores.
-        if fast is not None and alone and (position is None or isinstance(position, Rotary)):
+        if fast is not None and self.watch is None and alone and (position is None or isinstance(position, Rotary)):
             message = self._descend(tree, side, position, fast.quadtree_level)
         else:
             message = super().attend(tree, scope, side, position)

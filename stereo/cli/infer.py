@@ -29,9 +29,11 @@ from stereo.inference.passes import check_sizes
 from stereo.inference.predictor import StereoPredictor
 from stereo.inference.smoothing import TemporalFilter
 from stereo.inference.stream import UsableFrames
+from stereo.report.page import write_page
+from stereo.report.viewer_page import viewer_page
 from stereo.sources.frame import Source, StereoFrame
 from stereo.sources.prefetch import Prefetch
-from stereo.types import DisparityMap, StoppedError
+from stereo.types import DisparityMap, InputError, StoppedError
 from stereo.version import __version__
 
 INTERRUPTED = 130  # the exit code of a shell for Ctrl-C
@@ -47,6 +49,8 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     add_film(parser)
     parser.add_argument("-o", "--output", default="out", help="folder for the results (default: out)")
     parser.add_argument("--both", action="store_true", help="also write the maps of the right view, as STEM.right.*")
+    parser.add_argument("--html", action="store_true", help="also write STEM.html, a page to look at: maps, the "
+                        "numbers under the cursor, a cloud to turn; it needs no network")  # fmt: skip
     add_calibration(parser)
     add_depth(parser)
 
@@ -54,6 +58,8 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 def run(args: argparse.Namespace) -> dict[str, Any]:
     check_film(args)
     source = source_of(args)
+    if args.html and source.moving:
+        raise InputError(f"got --html and the film {source.name}; a page shows one pair: save frames as images, or leave it out")
     with Prefetch(source) as incoming:
         one_size = source.moving or film_style(args, source) is not None
         frames = UsableFrames(incoming, source, one_size, args.max_frames)
@@ -148,6 +154,10 @@ class Inference:
             files += written
         if not self.source.moving:
             files.append(write_sidecar(self.folder, frame.stem, facts))
+        if self.args.html:
+            files.append(self.folder / f"{frame.stem}.html")
+            calibration = self.depth and self.depth.calibration((facts["width"], facts["height"]))
+            write_page(files[-1], viewer_page(frame.name, frame.left, views[0], facts, calibration))
         return files
 
     def report(self, frames: UsableFrames, notes: list[str], stopped: BaseException | None) -> dict[str, Any]:

@@ -74,13 +74,18 @@ def _chunk(kind: bytes, content: bytes) -> bytes:
 
 def legend(layer: Layer) -> str:
     """What the colours of a layer mean, as HTML."""
-    if layer.scale is None:
-        scale = '<span class="plain">photograph</span>'
+    return scale_legend(layer.title, layer.scale, open_end=layer.key == "error")
+
+
+def scale_legend(title: str, scale: Scale | None, open_end: bool = False) -> str:
+    """The same of a map that a script draws. ``open_end``: the last colour stands for all that is greater, too."""
+    if scale is None:
+        colours = '<span class="plain">photograph</span>'
     else:
-        table, low, high, unit = layer.scale
-        above = " and more" if layer.key == "error" else ""
-        scale = f'<span>{low:g}</span><span class="bar {table}"></span><span>{high:.3g} {unit}{above}</span>'
-    return f'<span class="what">{layer.title}</span>{scale}'
+        table, low, high, unit = scale
+        above = " and more" if open_end else ""
+        colours = f'<span>{low:g}</span><span class="bar {table}"></span><span>{high:.3g} {unit}{above}</span>'
+    return f'<span class="what">{title}</span>{colours}'
 
 
 def map_layer(key: str, title: str, values: np.ndarray, scale: Scale, longest: int = LONGEST) -> Layer:
