@@ -59,7 +59,7 @@ def run(args: argparse.Namespace) -> dict[str, Any]:
     check_film(args)
     source = source_of(args)
     if args.html and source.moving:
-        raise InputError(f"got --html and the film {source.name}; a page shows one pair: save frames as images, or leave it out")
+        raise InputError(f"got --html and the film {source.name}; expected pairs of images, of which a page can show one")
     with Prefetch(source) as incoming:
         one_size = source.moving or film_style(args, source) is not None
         frames = UsableFrames(incoming, source, one_size, args.max_frames)
@@ -156,7 +156,7 @@ class Inference:
             files.append(write_sidecar(self.folder, frame.stem, facts))
         if self.args.html:
             files.append(self.folder / f"{frame.stem}.html")
-            calibration = self.depth and self.depth.calibration((facts["width"], facts["height"]))
+            calibration = self.depth.calibration(self.size) if self.depth else None
             write_page(files[-1], viewer_page(frame.name, frame.left, views[0], facts, calibration))
         return files
 
