@@ -157,7 +157,7 @@ class Inference:
         if self.args.html:
             files.append(self.folder / f"{frame.stem}.html")
             calibration = self.depth.calibration(self.size) if self.depth else None
-            write_page(files[-1], viewer_page(frame.name, frame.left, views[0], facts, calibration))
+            write_page(files[-1], viewer_page(Path(frame.origin[0]).name, frame.left, views[0], facts, calibration))
         return files
 
     def report(self, frames: UsableFrames, notes: list[str], stopped: BaseException | None) -> dict[str, Any]:
