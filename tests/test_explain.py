@@ -286,14 +286,27 @@ def test_when_nobody_asks_the_fused_kernel_runs(monkeypatch):
     operator(q, k, v)
 
 
-def test_two_runs_that_differ_are_not_shown(monkeypatch):
+def test_two_runs_that_differ_at_the_pixel_are_not_shown(monkeypatch):
     run = predictor()
     plain = run.predict(*pair(H, W))
-    other = replace(plain, disp=plain.disp + np.float32(0.06))
-    results = iter((plain, other))
-    monkeypatch.setattr(run, "predict", lambda left, right: next(results))
-    with pytest.raises(StoppedError, match=r"0\.060 px at the pixel, 0\.00% of all pixels"):
-        explain(run, *pair(H, W), *AT)
+    shift = np.zeros((H, W), np.float32)
+    shift[: H // 4] = 0.06
+    for at, stopped in ((AT, False), ((AT[0], 3), True)):
+        with monkeypatch.context() as patch:
+            predict = run.predict
+            results = iter((plain, replace(plain, disp=plain.disp + shift)))
+            # The network runs, so that there is something to record; what is compared is made up.
+
+            def compared(*images, predict=predict, results=results):
+                predict(*images)
+                return next(results)
+
+            patch.setattr(run, "predict", compared)
+            if stopped:
+                with pytest.raises(StoppedError, match=r"0\.060 px apart at the pixel, 75\.00% of all pixels within 0\.05 px"):
+                    explain(run, *pair(H, W), *at)
+            else:
+                assert explain(run, *pair(H, W), *at)[0].agreeing == 0.75
 
 
 def test_a_pair_that_needs_tiles_is_refused(monkeypatch):
