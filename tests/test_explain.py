@@ -33,7 +33,7 @@ from stereo.types import InputError, StoppedError
 
 H, W = 48, 128  # 12 x 32 tokens: four levels, of 4, 8, 16 and 32 columns
 AT = (101, 22)  # of token (25, 5)
-ODD = (52, 148)  # padded to 64 x 160 px: 16 x 40 tokens, whose coarsest grid is 2 x 5
+ODD = (52, 132)  # padded to 64 x 144 px: 16 x 36 tokens, above which 18, 9 and 5 columns: one node has a single child
 
 
 def pair(height: int, width: int, seed: int = 0) -> list[np.ndarray]:
@@ -93,7 +93,7 @@ def mean_of_node(v: torch.Tensor, level: int, row: int, column: int, head: int) 
 
 
 @pytest.mark.parametrize("attention", ["quadtree_b", "quadtree_a"])
-@pytest.mark.parametrize(("size", "at"), [((H, W), AT), (ODD, (146, 50)), ((H, W), (0, 0)), ((32, 32), (31, 31))])
+@pytest.mark.parametrize(("size", "at"), [((H, W), AT), (ODD, (130, 50)), ((H, W), (0, 0)), ((32, 32), (31, 31))])
 def test_recorded_weights_times_values_are_the_message(attention, size, at):
     run = predictor(attention)
     with calls(run.model) as seen:
@@ -116,7 +116,7 @@ def test_recorded_weights_times_values_are_the_message(attention, size, at):
 
 
 @pytest.mark.parametrize("attention", ["quadtree_b", "quadtree_a", "dense"])
-@pytest.mark.parametrize(("size", "at"), [((H, W), AT), (ODD, (146, 50))])
+@pytest.mark.parametrize(("size", "at"), [((H, W), AT), (ODD, (130, 50))])
 def test_weights_of_tokens_are_what_one_hot_values_come_out_as(attention, size, at):
     """Of the plain, unwatched operator: column c has the value 1 in channel c, chunk by chunk of channels."""
     run = predictor(attention)
@@ -286,14 +286,27 @@ def test_when_nobody_asks_the_fused_kernel_runs(monkeypatch):
     operator(q, k, v)
 
 
-def test_two_runs_that_differ_are_not_shown(monkeypatch):
+def test_two_runs_that_differ_at_the_pixel_are_not_shown(monkeypatch):
     run = predictor()
     plain = run.predict(*pair(H, W))
-    other = replace(plain, disp=plain.disp + np.float32(0.06))
-    results = iter((plain, other))
-    monkeypatch.setattr(run, "predict", lambda left, right: next(results))
-    with pytest.raises(StoppedError, match=r"0\.060 px at the pixel, 0\.00% of all pixels"):
-        explain(run, *pair(H, W), *AT)
+    shift = np.zeros((H, W), np.float32)
+    shift[: H // 4] = 0.06
+    for at, stopped in ((AT, False), ((AT[0], 3), True)):
+        with monkeypatch.context() as patch:
+            predict = run.predict
+            results = iter((plain, replace(plain, disp=plain.disp + shift)))
+            # The network runs, so that there is something to record; what is compared is made up.
+
+            def compared(*images, predict=predict, results=results):
+                predict(*images)
+                return next(results)
+
+            patch.setattr(run, "predict", compared)
+            if stopped:
+                with pytest.raises(StoppedError, match=r"0\.060 px apart at the pixel, 75\.00% of all pixels within 0\.05 px"):
+                    explain(run, *pair(H, W), *at)
+            else:
+                assert explain(run, *pair(H, W), *at)[0].agreeing == 0.75
 
 
 def test_a_pair_that_needs_tiles_is_refused(monkeypatch):

@@ -22,8 +22,7 @@ from stereo.inference.predictor import StereoPredictor, check_pair
 from stereo.model.build import Network
 from stereo.types import DisparityMap, InputError, StoppedError
 
-TOLERANCE = 0.05  # px between the watched run and the plain one, at the pixel and at AGREEING of all pixels
-AGREEING = 0.999  # rounding may choose another node where two are equally good, and that pixel then differs
+TOLERANCE = 0.05  # px between the watched run and the plain one, at the pixel
 
 
 @dataclass(frozen=True)
@@ -170,7 +169,7 @@ def explain(
 
     left, right: (H, W, 3) uint8 RGB, rectified. Use a predictor in fp32: in bf16 both runs choose other nodes here and there.
     Raises InputError for a bad pair, a pixel outside the image, a network without tokens to show, and a pair that memory
-    holds in tiles only; StoppedError when the watched run and the plain one disagree.
+    holds in tiles only; StoppedError when the watched run and the plain one disagree at the pixel.
     """
     check_pair(left, right)
     check_pixel(x, y, left)
@@ -185,9 +184,9 @@ def explain(
         watched = predictor.predict(left, right)
     difference = np.abs(watched.disp - plain.disp)
     deviation, agreeing = float(difference[y, x]), float((difference <= TOLERANCE).mean())
-    if deviation > TOLERANCE or agreeing < AGREEING:
-        told = f"{deviation:.3f} px at the pixel, {agreeing:.2%} of all pixels within {TOLERANCE} px"
-        raise StoppedError(f"the watched run is not the plain one ({told}); nothing was written: report this pair")
+    if deviation > TOLERANCE:  # elsewhere they may: a rounding chooses between two nodes that are as good, and that spreads
+        told = f"{deviation:.3f} px apart at the pixel, {agreeing:.2%} of all pixels within {TOLERANCE} px"
+        raise StoppedError(f"the watched run is not the plain one: {told}; nothing was written, take a pixel beside it")
     return _explanation(record, watched, deviation, agreeing), plain
 
 
