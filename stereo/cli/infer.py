@@ -55,10 +55,10 @@ def run(args: argparse.Namespace) -> dict[str, Any]:
         files = write_maps(folder, stem, results[0])
         if args.both:
             files += write_maps(folder, f"{stem}.right", results[1])
-        depth_facts: dict[str, Any] = {}
-        if depth:
-            depth_files, depth_facts = depth.write_map(folder, stem, left, results[0])
-            files += depth_files
+        written = depth.write_map(folder, stem, left, results[0]) if depth else None
+        if written:
+            files += written.files
+            say(args, "\n".join(written.lines))
         disp = results[0].disp
         facts = {
             "left": str(left_path),
@@ -74,7 +74,7 @@ def run(args: argparse.Namespace) -> dict[str, Any]:
             "matched": str(predictor.plan),
             "seconds": seconds,
             "version": __version__,
-        } | ({"depth": depth_facts} if depth else {})
+        } | ({"depth": written.facts} if written else {})
         files.append(write_sidecar(folder, stem, facts))
         done.append(facts | {"files": [str(f) for f in files]})
         say(args, f"{left_path}: {disp.shape[1]}x{disp.shape[0]} px in {seconds:.2f} s, disparity {disp.min():.1f} to "
