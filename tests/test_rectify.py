@@ -18,7 +18,7 @@ from stereo.calibration.rig import RawRig
 from stereo.cli import main
 from stereo.geometry import points_from_disparity
 from stereo.image_io import read_image, write_image
-from stereo.inference.row_errors import RowErrors, row_errors
+from stereo.inference.row_errors import BORDER, RowErrors, row_errors
 
 SIZE = (384, 288)
 TURN = cv2.Rodrigues(np.array([0.02, -0.015, 0.03]))[0]
@@ -228,6 +228,26 @@ def test_row_errors_before_are_those_of_the_raw_images():
     far = np.column_stack([rays * z[:, None], z])[rays[:, 0] > 0.1]
     expected = np.abs(np.subtract(*seen(far))[:, 1])
     assert expected.min() - 1 < np.median(errors.before) < expected.max() + 1
+
+
+def test_matches_at_the_edge_of_what_is_black_do_not_count(monkeypatch):
+    """The edge is of the picture, not of the scene, and lies where the calibration puts it, right or wrong."""
+    plan = plan_rectification(RIG, SIZE, alpha=1.0)
+    black = [plan.black(view) for view in (0, 1)]
+    assert min(mask.mean() for mask in black) > 0.02
+    y, x = np.mgrid[4 : SIZE[1] : 9, 10 : SIZE[0] : 11].astype(np.float64)
+    left = np.column_stack([x.ravel(), y.ravel()])
+    points = (left, left - (6, 0))
+    monkeypatch.setattr("stereo.inference.row_errors.match_points", lambda *_: points)
+    dark = np.zeros((SIZE[1], SIZE[0], 3), np.uint8)
+    inside = [
+        not any(mask[max(0, v - BORDER) : v + BORDER + 1, max(0, u - BORDER) : u + BORDER + 1].any() for mask, (u, v) in both)
+        for both in (((black[0], a), (black[1], b)) for a, b in zip(*(p.astype(int).tolist() for p in points), strict=True))
+    ]
+    assert 100 < sum(inside) < 0.8 * len(left)
+    errors = row_errors(dark, dark, plan)
+    assert len(errors.after) == sum(inside)
+    assert not errors.after.any()
 
 
 def test_verdicts():

@@ -5,6 +5,7 @@ from __future__ import annotations
 import argparse
 import math
 import re
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -13,7 +14,7 @@ import numpy as np
 from stereo.calibration.fit import Numbers, doubts, fit_to_size
 from stereo.calibration.read import READERS, read_calibration
 from stereo.calibration.rig import METRES, CalibrationFile, Size
-from stereo.cli.shared import positive, say
+from stereo.cli.shared import positive
 from stereo.config import near_matches
 from stereo.geometry import Calibration
 from stereo.inference.depth import DEPTH_FILES, DepthOptions, Measured, plausibility_line, write_depth
@@ -157,8 +158,17 @@ def rectified_rig(args: argparse.Namespace, size: Size) -> tuple[Calibration, li
     return rig, [*told, *notes, *scaled, *(f"warning: {doubt}" for doubt in doubts(rig, size))]
 
 
+@dataclass(frozen=True)
+class Written:
+    """What was written of one image: the files, what their sidecar says (stereo.inference.depth), and lines for people."""
+
+    files: list[Path]
+    facts: dict[str, Any]
+    lines: list[str]
+
+
 class DepthWriter:
-    """Writes depth and clouds as the options ask, for images of any size; says once for each size what was assumed.
+    """Writes depth and clouds as the options ask, for images of any size; tells once for each size what was assumed.
 
     Raises InputError where ``rectified_rig`` does, at once for images of ``size``, later for other ones.
     """
@@ -180,17 +190,15 @@ class DepthWriter:
             self._unsaid += self._rigs[size][1]
         return self._rigs[size][0]
 
-    def write(self, folder: Path, stem: str, left: np.ndarray, measured: Measured) -> tuple[list[Path], dict[str, Any]]:
-        """The files, and what the sidecar says of them (write_depth); prints the line of plausibility."""
+    def write(self, folder: Path, stem: str, left: np.ndarray, measured: Measured) -> Written:
+        """The files of one image, which ``measured`` is of."""
         size = (left.shape[1], left.shape[0])
         calibration = self.calibration(size)
-        while self._unsaid:
-            say(self._args, self._unsaid.pop(0))
         paths, facts = write_depth(folder, stem, left, measured, calibration, self.options)
-        say(self._args, plausibility_line(facts))
-        return paths, facts | {"notes": self._rigs[size][1]}
+        lines, self._unsaid = [*self._unsaid, plausibility_line(facts)], []
+        return Written(paths, facts | {"notes": self._rigs[size][1]}, lines)
 
-    def write_map(self, folder: Path, stem: str, left: np.ndarray, result: DisparityMap) -> tuple[list[Path], dict[str, Any]]:
+    def write_map(self, folder: Path, stem: str, left: np.ndarray, result: DisparityMap) -> Written:
         """``write`` of what a network predicted."""
         known = np.ones(result.disp.shape, bool)
         return self.write(folder, stem, left, Measured(result.disp, known, result.occlusion, result.confidence))

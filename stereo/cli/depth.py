@@ -49,13 +49,15 @@ def run(args: argparse.Namespace) -> dict[str, Any]:
     folder = make_folder(Path(args.output))  # last, so that refused input leaves no empty folder behind
     stem = Path(args.disparity).stem
     stem = stem.removesuffix(".disp").removesuffix(".disp16")  # our own names: STEM.disp.pfm
-    files, facts = writer.write(folder, stem, left, Measured(disp, known, occlusion, confidence))
+    written = writer.write(folder, stem, left, Measured(disp, known, occlusion, confidence))
+    say(args, "\n".join(written.lines))
     if confidence is None and "tiff" in args.save_depth:
         say(args, "no --confidence: the second band of the TIFF, the standard deviation, is nan")
     given = {"disparity": args.disparity, "left": args.left, "width": size[0], "height": size[1], "version": __version__}
-    files.append(write_depth_sidecar(folder, stem, given | facts))
+    facts = given | written.facts
+    files = [*written.files, write_depth_sidecar(folder, stem, facts)]
     say(args, "\n".join(f"  wrote {path}" for path in files))
-    return given | facts | {"files": [str(path) for path in files]}
+    return facts | {"files": [str(path) for path in files]}
 
 
 def read_scaled(path: Path, scale: float | None) -> tuple[np.ndarray, np.ndarray]:

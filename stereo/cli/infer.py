@@ -150,8 +150,11 @@ class Inference:
         if self.args.both:
             files += write_maps(self.folder, f"{frame.stem}.right", views[1], self.kinds, colour_range)
         if self.depth and (self.kinds or not self.source.moving):
-            written, facts["depth"] = self.depth.write_map(self.folder, frame.stem, frame.left, views[0])
-            files += written
+            written = self.depth.write_map(self.folder, frame.stem, frame.left, views[0])
+            files += written.files
+            facts["depth"] = written.facts
+            if not self.source.moving or not self.taken:  # of a film the first frame speaks for all
+                self.tell("\n".join(written.lines))
         if not self.source.moving:
             files.append(write_sidecar(self.folder, frame.stem, facts))
         if self.args.html:
