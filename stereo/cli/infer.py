@@ -135,14 +135,14 @@ class Inference:
         return self.film is None or self.film.add(frame, views[0].disp)
 
     def write(self, frame: StereoFrame, views: list[DisparityMap], facts: dict[str, Any]) -> list[Path]:
-        """The files of one frame: maps, depth, and of images the sidecar; of a film there is one for all."""
+        """The files of one frame: maps, depth, and what they mean; of a film only where it is saved frame by frame."""
         colour_range = tuple(self.args.range) if self.args.range else None
         files = write_maps(self.folder, frame.stem, views[0], self.kinds, colour_range)
         if self.args.both:
             files += write_maps(self.folder, f"{frame.stem}.right", views[1], self.kinds, colour_range)
         if self.calibration and (self.kinds or not self.source.moving):
             files += write_depth(self.folder, frame.stem, frame.left, views[0], self.calibration)
-        if not self.source.moving:
+        if files or not self.source.moving:
             files.append(write_sidecar(self.folder, frame.stem, facts))
         return files
 
@@ -199,6 +199,8 @@ def frame_facts(frame: StereoFrame, result: DisparityMap) -> dict[str, Any]:
     return {
         "left": frame.origin[0],
         "right": frame.origin[1],
+        "frame": frame.index,
+        "time": frame.time,
         "width": disp.shape[1],
         "height": disp.shape[0],
         "disparity_min_px": float(disp.min()),
