@@ -11,6 +11,7 @@ import time
 import weakref
 from functools import partial
 from pathlib import Path
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -21,6 +22,7 @@ from stereo_files import marked, mpo, number_of, pair, read_video, side_by_side,
 from stereo.checkpoint import load_model, save_weights
 from stereo.cli import main
 from stereo.image_io import read_image, read_pfm, write_image
+from stereo.inference import film as film_room
 from stereo.inference.film import RANGE_FRAMES, DisparityFilm
 from stereo.inference.predictor import StereoPredictor
 from stereo.model.build import build_model
@@ -278,6 +280,36 @@ def test_ctrl_c_in_process(tmp_path, clip, infer, monkeypatch):
     assert len(film_numbers(result["sequence"]["video"])) == 7
     calls[:] = [1] * 7
     assert infer(clip, "--layout", "sbs", code=130)[0] is None, "before the first frame there is nothing to tell of"
+
+
+def test_ctrl_c_among_images_keeps_those_that_are_done(tmp_path, infer, monkeypatch):
+    for n in range(4):
+        for side, image in zip("lr", pair(n), strict=True):
+            (tmp_path / side).mkdir(exist_ok=True)
+            write_image(tmp_path / side / f"{n}.png", image)
+    predict, calls = StereoPredictor.predict, []
+
+    def interrupted(self, left, right):
+        calls.append(1)
+        if len(calls) == 3:
+            raise KeyboardInterrupt
+        return predict(self, left, right)
+
+    monkeypatch.setattr(StereoPredictor, "predict", interrupted)
+    result, err = infer(tmp_path / "l", tmp_path / "r", "--save", "disp.pfm", code=130)
+    assert [Path(p["left"]).name for p in result["pairs"]] == ["0.png", "1.png"]
+    assert f"interrupted: 2 frame(s) are done, in {tmp_path / 'out'}" in err
+    names = {path.name for path in (tmp_path / "out").iterdir()}
+    assert names == {f"{n}.{kind}" for n in "01" for kind in ("disp.pfm", "json")}
+
+
+def test_a_full_disk_keeps_the_film(tmp_path, clip, infer, monkeypatch):
+    free = [film_room.RESERVE] * 4 + [0] * 99
+    monkeypatch.setattr(film_room.shutil, "disk_usage", lambda _: SimpleNamespace(free=free.pop(0)))
+    _, err = infer(clip, "--layout", "sbs", "--video", "side-by-side", "--range", 0, 8, code=1)
+    film = tmp_path / "out" / "clip.disp.mp4"
+    assert f"stopped: the disk is full but for 0 MiB; make room, or write elsewhere with -o; {film} holds 4 frames" in err
+    assert film_numbers(film) == [0, 1, 2, 3]
 
 
 def test_an_unplugged_camera_keeps_what_it_has_seen(tmp_path, infer, monkeypatch):

@@ -134,8 +134,9 @@ class DisparityFilm:
             self._judged = len(held)
             self.colour_range = 0.0, float(math.ceil(max(robust_range(disp)[1] for _, disp in held)))
         if self._fps is None:
-            first, last = held[0][0].time or 0.0, held[-1][0].time or 0.0
-            measured = (len(held) - 1) / (last - first) if last > first else ASSUMED_RATE
+            gaps = np.diff([frame.time or 0.0 for frame, _ in held])
+            usual = float(np.median(gaps)) if len(gaps) else 0.0  # the first gap is long: the network has just been loaded
+            measured = 1 / usual if usual > 0 else ASSUMED_RATE
             self._fps = min(max(measured, MEASURED[0]), MEASURED[1])
         return all([self._draw(frame, disp) for frame, disp in held])  # noqa: C419, every one is drawn
 
