@@ -99,7 +99,7 @@ class Inference:
         try:
             with logging_redirect_tqdm():  # lines of the log stand above the bar
                 for frame in frames:
-                    going_on = self.take(frame, bar)
+                    going_on = self.take(frame)
                     self.taken += 1
                     bar.update()
                     if not going_on:
@@ -114,7 +114,12 @@ class Inference:
                     self.film.close()
         return None
 
-    def take(self, frame: StereoFrame, bar: tqdm) -> bool:
+    def tell(self, text: str) -> None:
+        """Print for people, above the bar."""
+        with tqdm.external_write_mode():
+            say(self.args, text)
+
+    def take(self, frame: StereoFrame) -> bool:
         """Match one frame and write what is wanted of it. False when the user has closed the window."""
         start = time.perf_counter()
         views = predict_views(self.predictor, frame.left, frame.right, self.args.both, self.args.scale)
@@ -128,10 +133,9 @@ class Inference:
         files = self.write(frame, views, facts)
         if not self.source.moving:
             self.pairs.append(facts | {"files": [str(file) for file in files]})
-            with bar.external_write_mode():
-                say(self.args, f"{frame.name}: {facts['width']}x{facts['height']} px in {facts['seconds']:.2f} s, disparity "
-                               f"{facts['disparity_min_px']:.1f} to {facts['disparity_max_px']:.1f} px "
-                               f"-> {self.folder / frame.stem}.*")  # fmt: skip
+            self.tell(f"{frame.name}: {facts['width']}x{facts['height']} px in {facts['seconds']:.2f} s, disparity "
+                      f"{facts['disparity_min_px']:.1f} to {facts['disparity_max_px']:.1f} px "
+                      f"-> {self.folder / frame.stem}.*")  # fmt: skip
         return self.film is None or self.film.add(frame, views[0].disp)
 
     def write(self, frame: StereoFrame, views: list[DisparityMap], facts: dict[str, Any]) -> list[Path]:
