@@ -83,6 +83,14 @@ def test_infer_writes_every_file(tmp_path, pair, weights, capsys):
     assert len(printed["pairs"][0]["files"]) == len(expected)
 
 
+def test_infer_finds_its_images_wherever_they_stand(tmp_path, pair, weights):
+    left, right = pair
+    for i, argv in enumerate([[left, "-o", "{}", right], ["-o", "{}", left, right], [left, right, "-o", "{}"]]):
+        out = tmp_path / str(i)
+        assert main(["infer", *(text.format(out) for text in argv), "--weights", weights]) == 0
+        assert (out / "left.disp.pfm").exists()
+
+
 def test_infer_on_two_folders(tmp_path, weights, capsys):
     rng = np.random.default_rng(0)
     for side in ("l", "r"):
@@ -134,6 +142,7 @@ def test_infer_refuses_other_bad_input(tmp_path, pair, weights, capsys):
         ([], "required: VERB"),
         (["infr"], "invalid choice: 'infr'"),
         (["infer"], "required: left"),
+        (["infer", "a.png", "b.png", "c.png", "d.png"], "got 4 paths, expected one or two: put globs in quotes"),
         (["infer", "a.png", "b.png", "--colour"], "unrecognized arguments: --colour"),
         (["demo", "--seed", "x"], "invalid int value"),
         (["train", "missing.toml"], "'missing.toml' does not exist"),

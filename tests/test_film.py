@@ -145,10 +145,16 @@ def test_a_film_shorter_than_the_estimate(tmp_path):
     assert not list(tmp_path.iterdir())
     film.close()
     assert film.facts()["video_fps"] == pytest.approx(4), "measured"
-    assert film.facts()["colour_range_px"] == (0, 5)
+    assert film.facts()["colour_range_px"] == (0, 5) and "after the first 3 frames" in film.range_line()
     shown = read_video(tmp_path / "clip.disp.mp4")
     assert [number_of(image) for image in shown] == [0, 1, 2]
     assert shown[0].shape[1] == 2 * 96
+    for times, rate in (([0, 3.0, 3.2, 3.4, 3.6], 5), ([0], film_room.ASSUMED_RATE)):
+        late = DisparityFilm(tmp_path / "late", "late", None, (0, 5), None, None)
+        for n, time in enumerate(times):
+            late.add(frame(n, time=time), np.full((64, 96), 4.5, np.float32))
+        late.close()
+        assert late.facts()["video_fps"] == pytest.approx(rate)
     burst = DisparityFilm(tmp_path, "burst", None, (0, 5), "disp", None)
     for n in range(3):
         burst.add(frame(n, time=n / 50_000), np.full((64, 96), 4.5, np.float32))

@@ -11,6 +11,7 @@ import time
 import weakref
 from functools import partial
 from pathlib import Path
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -21,6 +22,7 @@ from stereo_files import marked, mpo, number_of, pair, read_video, side_by_side,
 from stereo.checkpoint import load_model, save_weights
 from stereo.cli import main
 from stereo.image_io import read_image, read_pfm, write_image
+from stereo.inference import film as film_room
 from stereo.inference.film import RANGE_FRAMES, DisparityFilm
 from stereo.inference.predictor import StereoPredictor
 from stereo.model.build import build_model
@@ -83,7 +85,7 @@ def test_maps_of_each_frame_are_those_of_the_predictor(tmp_path, clip, infer, we
     options = ["--frames", "4:14:5", "--save", "disp.pfm,disp.png", "--both", "--range", 0, 8, "--video", "none"]
     result, _ = infer(clip, "--layout", "sbs", *options)
     out = tmp_path / "out"
-    kinds = ("disp.pfm", "disp.png", "right.disp.pfm", "right.disp.png")
+    kinds = ("disp.pfm", "disp.png", "right.disp.pfm", "right.disp.png", "json")
     assert {p.name for p in out.iterdir()} == {f"clip_{n:06d}.{kind}" for n in (4, 9) for kind in kinds} | {"clip.json"}
     frames = read_video(Path(clip))
     predictor = StereoPredictor(load_model(weights, "cpu"))
@@ -96,6 +98,8 @@ def test_maps_of_each_frame_are_those_of_the_predictor(tmp_path, clip, infer, we
             np.testing.assert_array_equal(picture, colour_disparity(view.disp, 0, 8))
     assert result["sequence"]["saved_of_each_frame"] == ["disp.pfm", "disp.png"]
     assert "video" not in result["sequence"]
+    facts = json.loads((out / "clip_000009.json").read_text())
+    assert (facts["frame"], facts["left"], facts["width"]) == (9, clip, 96) and facts["time"] == pytest.approx(9 / 29.97)
 
 
 def test_two_folders_with_a_film_beside_their_maps(tmp_path, infer):
@@ -246,7 +250,7 @@ def test_ctrl_c_leaves_a_film_that_plays(tmp_path, weights):
     said, err = program.communicate(timeout=60)
     assert program.returncode == 130, err
     numbers = film_numbers(out / "long.disp.mp4")
-    assert len(numbers) >= 12 and numbers == sorted(numbers) and len(set(numbers)) == len(numbers) < 256
+    assert len(numbers) >= 11 and numbers == sorted(numbers) and len(set(numbers)) == len(numbers) < 256
     lines = [line for line in said.splitlines() if line.startswith("interrupted")]
     assert lines == [f"interrupted: {out / 'long.disp.mp4'} holds {len(numbers)} frames"]
     assert json.loads((out / "long.json").read_text())["frames"] in (len(numbers), len(numbers) - 1)
@@ -275,6 +279,36 @@ def test_ctrl_c_in_process(tmp_path, clip, infer, monkeypatch):
     assert len(film_numbers(result["sequence"]["video"])) == 7
     calls[:] = [1] * 7
     assert infer(clip, "--layout", "sbs", code=130)[0] is None, "before the first frame there is nothing to tell of"
+
+
+def test_ctrl_c_among_images_keeps_those_that_are_done(tmp_path, infer, monkeypatch):
+    for n in range(4):
+        for side, image in zip("lr", pair(n), strict=True):
+            (tmp_path / side).mkdir(exist_ok=True)
+            write_image(tmp_path / side / f"{n}.png", image)
+    predict, calls = StereoPredictor.predict, []
+
+    def interrupted(self, left, right):
+        calls.append(1)
+        if len(calls) == 3:
+            raise KeyboardInterrupt
+        return predict(self, left, right)
+
+    monkeypatch.setattr(StereoPredictor, "predict", interrupted)
+    result, err = infer(tmp_path / "l", tmp_path / "r", "--save", "disp.pfm", code=130)
+    assert [Path(p["left"]).name for p in result["pairs"]] == ["0.png", "1.png"]
+    assert f"interrupted: 2 frame(s) are done, in {tmp_path / 'out'}" in err
+    names = {path.name for path in (tmp_path / "out").iterdir()}
+    assert names == {f"{n}.{kind}" for n in "01" for kind in ("disp.pfm", "json")}
+
+
+def test_a_full_disk_keeps_the_film(tmp_path, clip, infer, monkeypatch):
+    free = [film_room.RESERVE] * 4 + [0] * 99
+    monkeypatch.setattr(film_room.shutil, "disk_usage", lambda _: SimpleNamespace(free=free.pop(0)))
+    _, err = infer(clip, "--layout", "sbs", "--video", "side-by-side", "--range", 0, 8, code=1)
+    film = tmp_path / "out" / "clip.disp.mp4"
+    assert f"stopped: the disk is full but for 0 MiB; make room, or write elsewhere with -o; {film} holds 4 frames" in err
+    assert film_numbers(film) == [0, 1, 2, 3]
 
 
 def test_an_unplugged_camera_keeps_what_it_has_seen(tmp_path, infer, monkeypatch):

@@ -37,7 +37,17 @@ from stereo.version import __version__
 
 
 class Parser(argparse.ArgumentParser):
-    """argparse whose errors are one line."""
+    """argparse whose errors are one line, and which finds a RIGHT wherever it stands."""
+
+    def parse_known_args(self, args=None, namespace=None):  # type: ignore[no-untyped-def, override]
+        """As the base class; but older versions of it give an optional RIGHT up as soon as LEFT is followed by an option."""
+        known, rest = super().parse_known_args(args, namespace)
+        if hasattr(known, "right") and not any(text.startswith("-") for text in rest):
+            if known.right is None and rest:
+                known.right = rest.pop(0)
+            if rest:
+                self.error(f"got {len(rest) + 2} paths, expected one or two: put globs in quotes, or the shell replaces them")
+        return known, rest
 
     def error(self, message: str) -> NoReturn:
         raise InputError(f"{message}; see '{self.prog} --help'")

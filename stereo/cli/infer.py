@@ -107,7 +107,7 @@ class Inference:
         try:
             with logging_redirect_tqdm():  # lines of the log stand above the bar
                 for frame in frames:
-                    going_on = self.take(frame, bar)
+                    going_on = self.take(frame)
                     self.taken += 1
                     bar.update()
                     if not going_on:
@@ -122,7 +122,12 @@ class Inference:
                     self.film.close()
         return None
 
-    def take(self, frame: StereoFrame, bar: tqdm) -> bool:
+    def tell(self, text: str) -> None:
+        """Print for people, above the bar."""
+        with tqdm.external_write_mode():
+            say(self.args, text)
+
+    def take(self, frame: StereoFrame) -> bool:
         """Match one frame and write what is wanted of it. False when the user has closed the window."""
         start = time.perf_counter()
         images = frame.left, frame.right
@@ -137,14 +142,13 @@ class Inference:
         files = self.write(frame, views, facts)
         if not self.source.moving:
             self.pairs.append(facts | {"files": [str(file) for file in files]})
-            with bar.external_write_mode():
-                say(self.args, f"{frame.name}: {facts['width']}x{facts['height']} px in {facts['seconds']:.2f} s, disparity "
-                               f"{facts['disparity_min_px']:.1f} to {facts['disparity_max_px']:.1f} px "
-                               f"-> {self.folder / frame.stem}.*")  # fmt: skip
+            self.tell(f"{frame.name}: {facts['width']}x{facts['height']} px in {facts['seconds']:.2f} s, disparity "
+                      f"{facts['disparity_min_px']:.1f} to {facts['disparity_max_px']:.1f} px "
+                      f"-> {self.folder / frame.stem}.*")  # fmt: skip
         return self.film is None or self.film.add(frame, views[0].disp)
 
     def write(self, frame: StereoFrame, views: list[DisparityMap], facts: dict[str, Any]) -> list[Path]:
-        """The files of one frame: maps, depth, and of images the sidecar; of a film there is one for all."""
+        """The files of one frame: maps, depth, and what they mean; of a film only where it is saved frame by frame."""
         colour_range = tuple(self.args.range) if self.args.range else None
         files = write_maps(self.folder, frame.stem, views[0], self.kinds, colour_range)
         if self.args.both:
@@ -155,7 +159,7 @@ class Inference:
             facts["depth"] = written.facts
             if not self.source.moving or not self.taken:  # of a film the first frame speaks for all
                 self.tell("\n".join(written.lines))
-        if not self.source.moving:
+        if files or not self.source.moving:
             files.append(write_sidecar(self.folder, frame.stem, facts))
         if self.args.html:
             files.append(self.folder / f"{frame.stem}.html")
@@ -217,6 +221,8 @@ def frame_facts(frame: StereoFrame, result: DisparityMap) -> dict[str, Any]:
     return {
         "left": frame.origin[0],
         "right": frame.origin[1],
+        "frame": frame.index,
+        "time": frame.time,
         "width": disp.shape[1],
         "height": disp.shape[0],
         "disparity_min_px": float(disp.min()),

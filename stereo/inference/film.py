@@ -107,7 +107,7 @@ class DisparityFilm:
     ):
         self._folder, self._stem, self._fps, self._style, self._window = folder, stem, fps, style, window
         self.colour_range = colour_range
-        self._estimated = colour_range is None
+        self._judged = 0  # frames that have told the range
         self._held: list[tuple[StereoFrame, np.ndarray]] = []
         self._stack = ExitStack()
         self._file: FilmFile | None = None
@@ -131,10 +131,12 @@ class DisparityFilm:
         """Settle what is open from the frames held, and draw them."""
         held, self._held = self._held, []
         if self.colour_range is None:
+            self._judged = len(held)
             self.colour_range = 0.0, float(math.ceil(max(robust_range(disp)[1] for _, disp in held)))
         if self._fps is None:
-            first, last = held[0][0].time or 0.0, held[-1][0].time or 0.0
-            measured = (len(held) - 1) / (last - first) if last > first else ASSUMED_RATE
+            gaps = np.diff([frame.time or 0.0 for frame, _ in held])
+            usual = float(np.median(gaps)) if len(gaps) else 0.0  # the first gap is long: the network has just been loaded
+            measured = 1 / usual if usual > 0 else ASSUMED_RATE
             self._fps = min(max(measured, MEASURED[0]), MEASURED[1])
         return all([self._draw(frame, disp) for frame, disp in held])  # noqa: C419, every one is drawn
 
@@ -161,7 +163,7 @@ class DisparityFilm:
     def range_line(self) -> str:
         """The range of the colours, and how to have the same one again, for people."""
         low, high = self.colour_range or (0.0, 0.0)
-        kept = f", after the first {RANGE_FRAMES} frames; --range {low:g} {high:g} keeps them" if self._estimated else ""
+        kept = f", after the first {self._judged} frames; --range {low:g} {high:g} keeps them" if self._judged else ""
         return f"colours from {low:g} to {high:g} px{kept}"
 
     def facts(self) -> dict[str, Any]:
@@ -171,5 +173,5 @@ class DisparityFilm:
             "video_frames": self.frames,
             "video_fps": self._fps,
             "colour_range_px": self.colour_range,
-            "colour_range_from": f"the first {RANGE_FRAMES} frames" if self._estimated else "--range",
+            "colour_range_from": f"the first {self._judged} frames" if self._judged else "--range",
         }
