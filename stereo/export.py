@@ -72,15 +72,10 @@ Run = Callable[[np.ndarray, np.ndarray], tuple[np.ndarray, ...]]  # left, right 
 
 
 def reference_maps(network: Network) -> Maps:
-    """A copy of the network on the CPU, every operator of it in plain PyTorch. Raises InputError for one that cannot be exported."""
-    config = network.config
-    if not isinstance(config, ModelConfig) or config.position == "relative":
-        kind = f"position '{config.position}'" if isinstance(config, ModelConfig) else "networks of STTR"
-        raise InputError(f"preset '{config.preset}' cannot be exported: {kind} read tables as wide as the image; "
-                         "take weights of the preset small")  # fmt: skip
-    plain = build_model(config, "reference")
+    """A copy of the network on the CPU in float32, every operator of it in plain PyTorch."""
+    plain = build_model(network.config, "reference")
     plain.load_state_dict(network.state_dict())
-    return Maps(plain.float()).eval()
+    return Maps(plain).eval()
 
 
 def least_width(network: Network) -> int:
@@ -102,13 +97,21 @@ def traced_size(network: Network) -> tuple[int, int]:
     return TRACED[0], next(w for w in range(TRACED[1], TRACED[1] + 2 * least + 2 * step, 2 * step) if w >= least)
 
 
-def check_sizes(network: Network, sizes: Sequence[tuple[int, int]]) -> None:
-    """Raise InputError for a (height, width) that the file will not take."""
+def check_export(network: Network, kind: str, sizes: Sequence[tuple[int, int]], check: bool) -> None:
+    """What ``export`` refuses, before anything is made. Raises InputError."""
+    if kind not in FORMATS:
+        raise InputError(f"got format '{kind}', {near_matches(kind, FORMATS)}")
+    config = network.config
+    if not isinstance(config, ModelConfig) or config.position == "relative":
+        what = "position 'relative' reads" if isinstance(config, ModelConfig) else "networks of STTR read"
+        raise InputError(f"preset '{config.preset}' cannot be exported: {what} a table as wide as the image; use weights of small")
     step, least = network.granularity, (network.min_side, least_width(network))
     for height, width in sizes:
         if height % step or width % step or height < least[0] or width < least[1] or max(height, width) > LARGEST:
             raise InputError(f"got size {height}x{width}, expected HxW in multiples of {step} px from {least[0]}x{least[1]} to "
                              f"{LARGEST}x{LARGEST}, for example {CHECKED[0]}x{CHECKED[1]}")  # fmt: skip
+    if kind == "onnx":
+        need("onnx", *(["onnxruntime"] if check else []))
 
 
 def facts_of(network: Network, weights: dict[str, Any]) -> dict[str, str]:
@@ -139,7 +142,7 @@ def need(*modules: str) -> None:
     """Raise InputError unless all of these can be imported."""
     missing = [name for name in modules if importlib.util.find_spec(name) is None]
     if missing:
-        raise InputError(f"{' and '.join(missing)} cannot be imported here; install with: {INSTALL}")
+        raise InputError(f"{' and '.join(missing)} cannot be imported; install what export needs: {INSTALL}")
 
 
 def write_onnx(maps: Maps, size: tuple[int, int], facts: dict[str, str], path: Path) -> None:
@@ -312,12 +315,8 @@ def export(
     Raises InputError for an unknown kind, a network or a size that does not fit, and packages that are missing; StoppedError
     when the file is not equal to the network. Nothing is written then.
     """
-    if kind not in FORMATS:
-        raise InputError(f"got format '{kind}', {near_matches(kind, FORMATS)}")
+    check_export(network, kind, sizes, check)
     maps = reference_maps(network)
-    check_sizes(network, sizes)
-    if kind == "onnx":
-        need("onnx", *(["onnxruntime"] if check else []))
     traced = traced_size(network)
     facts = facts_of(network, weights) | ({"opset": str(OPSET)} if kind == "onnx" else {"torch": torch.__version__})
     write, open_file = (write_onnx, open_onnx) if kind == "onnx" else (write_torch, open_torch)

@@ -15,7 +15,22 @@ from collections.abc import Sequence
 from types import ModuleType
 from typing import NoReturn
 
-from stereo.cli import bench, check, compare, convert, demo, evaluate, generate, infer, preview, report, submit, train
+from stereo.cli import (
+    bench,
+    check,
+    compare,
+    convert,
+    demo,
+    evaluate,
+    export,
+    generate,
+    infer,
+    preview,
+    report,
+    selftest,
+    submit,
+    train,
+)
 from stereo.types import InputError, StoppedError
 from stereo.version import __version__
 
@@ -39,6 +54,8 @@ VERBS: dict[str, tuple[ModuleType, str]] = {
     "generate": (generate, "write a procedural data set to disk in the FlyingThings3D layout"),
     "preview": (preview, "a contact sheet of a data set, or of the generator: images, disparity, occlusion"),
     "convert": (convert, "turn a checkpoint of the public STTR code into weights of this program"),
+    "export": (export, "write the network as ONNX, or for torch.export, and prove the file equal at two sizes"),
+    "selftest": (selftest, "is every fast path right on this machine? each against the reference on one pair"),
     "bench": (bench, "parameters, multiply-adds, memory and time of networks and of attention operators, over sizes"),
 }
 
