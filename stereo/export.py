@@ -1,9 +1,9 @@
 """A network as one file for other programs: ONNX, or a program of torch.export. Both take any height and width that fit.
 
 What is written is the network on its reference path (plain operators: top-K, gather, scatter; none of ours), in float32:
-``left, right`` (1, 3, H, W) float32 in [0, 1] -> ``disparity, occlusion, confidence`` (1, H, W). Normalisation is inside. Padding is
-not: H and W must be multiples of ``granularity``, H at least ``min_height`` and W at least ``min_width`` px, all of them in the file
-with the units, the sign and what the weights are. docs/export.md says how to pad.
+``left, right`` (1, 3, H, W) float32 in [0, 1] -> ``disparity, occlusion, confidence`` (1, H, W). Normalisation is inside.
+Padding is not: H and W must be multiples of ``granularity``, H at least ``min_height`` and W at least ``min_width`` px, all of
+them in the file with the units, the sign and what the weights are. docs/export.md says how to pad.
 
 No file is written unless it computes on a generated pair what the network computes, at a size that it was not traced at, too.
 """
@@ -48,7 +48,9 @@ logger = logging.getLogger(__name__)
 class Maps(nn.Module):
     """left, right (1, 3, H, W) in [0, 1] -> disparity px, occlusion and confidence in [0, 1], (1, H, W) each."""
 
-    def __init__(self, network: nn.Module):
+    network: Network
+
+    def __init__(self, network: Network):
         super().__init__()
         self.network = network
 
@@ -59,7 +61,7 @@ class Maps(nn.Module):
 
 @dataclass(frozen=True)
 class Parity:
-    """How far the file's disparities lie from the network's, at one size. mean_px, largest_px: over all pixels; traced: at that size."""
+    """How far the file's disparities lie from the network's, over all pixels. traced: whether at the size that was traced."""
 
     height: int
     width: int
@@ -104,7 +106,7 @@ def check_export(network: Network, kind: str, sizes: Sequence[tuple[int, int]], 
     config = network.config
     if not isinstance(config, ModelConfig) or config.position == "relative":
         what = "position 'relative' reads" if isinstance(config, ModelConfig) else "networks of STTR read"
-        raise InputError(f"preset '{config.preset}' cannot be exported: {what} a table as wide as the image; use weights of small")
+        raise InputError(f"preset '{config.preset}' cannot be exported: {what} tables as wide as the image; use small")
     step, least = network.granularity, (network.min_side, least_width(network))
     for height, width in sizes:
         if height % step or width % step or height < least[0] or width < least[1] or max(height, width) > LARGEST:
@@ -150,7 +152,7 @@ def write_onnx(maps: Maps, size: tuple[int, int], facts: dict[str, str], path: P
     import onnx
     from torch.onnx import register_custom_op_symbolic, unregister_custom_op_symbolic
 
-    own = {"aten::asinh": _asinh, "aten::unflatten": _unflatten, "aten::mean": _mean, "aten::var": _var}
+    own: dict[str, Callable[..., Any]] = {"aten::asinh": _asinh, "aten::unflatten": _unflatten, "aten::mean": _mean, "aten::var": _var}
     for name, symbolic in own.items():
         register_custom_op_symbolic(name, symbolic, OPSET)
     try:
@@ -213,6 +215,7 @@ def _unflatten(g: Any, x: Any, dim: Any, sizes: Any) -> Any:
         return g.op("Constant", value_t=torch.tensor(values, dtype=torch.int64))
 
     rank = helper._get_tensor_rank(x)
+    assert rank is not None
     dim = helper._get_const(dim, "i", "dim") % rank
     if helper._is_packed_list(sizes):
         parts = [g.op("Reshape", size, numbers([1])) for size in helper._unpack_list(sizes)]
@@ -289,7 +292,7 @@ def parity(maps: Maps, run: Run, sizes: Sequence[tuple[int, int]], traced: tuple
             disparity = run(left, right)[0]
         except Exception as error:  # whatever a runtime raises
             reason = str(error).splitlines()[0]
-            raise StoppedError(f"the exported file does not run at {size[0]}x{size[1]} px ({reason}); nothing was kept") from None
+            raise StoppedError(f"the file does not run at {size[0]}x{size[1]} px ({reason}); nothing was kept") from None
         if disparity.shape != wanted.shape:
             given = f"{disparity.shape} instead of {wanted.shape}"
             raise StoppedError(f"the exported file gives a disparity of shape {given}; nothing was kept")

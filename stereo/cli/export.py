@@ -19,7 +19,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--size", nargs="+", metavar="HxW", default=[f"{CHECKED[0]}x{CHECKED[1]}"],
                         help="sizes of the parity run, beside the traced one; the file takes any that fits "
                              f"(default: {CHECKED[0]}x{CHECKED[1]})")  # fmt: skip
-    parser.add_argument("--no-check", action="store_true", help="write the file without the parity run; onnxruntime is not needed")
+    parser.add_argument("--no-check", action="store_true", help="write the file without the parity run (needs no onnxruntime)")
 
 
 def run(args: argparse.Namespace) -> dict[str, Any]:
@@ -28,7 +28,7 @@ def run(args: argparse.Namespace) -> dict[str, Any]:
     check_export(network, args.format, sizes, not args.no_check)
     target = Path(args.output or f"stereo{FORMATS[args.format]}")
     if target.suffix != FORMATS[args.format]:
-        raise InputError(f"got the file name '{target}', expected one that ends in {FORMATS[args.format]} with --format {args.format}")
+        raise InputError(f"got the file name '{target}', expected one in {FORMATS[args.format]} for --format {args.format}")
     made = [folder for folder in target.parents if not folder.exists()]  # the innermost first
     make_folder(target.parent)
     try:
@@ -39,8 +39,8 @@ def run(args: argparse.Namespace) -> dict[str, Any]:
         raise
     facts = result["facts"]
     version = f"opset {facts['opset']}" if "opset" in facts else f"torch {facts['torch']}"
-    say(args, f"{weights['name']} -> {target}: {args.format}, {version}, fp32; left, right (1,3,H,W), H from {facts['min_height']} "
-              f"and W from {facts['min_width']} px in multiples of {facts['granularity']}")  # fmt: skip
+    say(args, f"{weights['name']} -> {target}: {args.format}, {version}, fp32; left, right (1,3,H,W), "
+              f"H from {facts['min_height']}, W from {facts['min_width']} px, multiples of {facts['granularity']}")  # fmt: skip
     for row in result["parity"]:
         kind = "traced" if row["traced"] else "not traced"
         say(args, f"parity at {row['height']}x{row['width']} px ({kind}): mean {row['mean_px']:.2g} px, largest "

@@ -20,7 +20,7 @@ from stereo.version import __version__
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     add_weights(parser)
     add_device(parser)
-    parser.add_argument("--all", action="store_true", help="also what takes minutes on a CPU: compiled, ONNX and torch.export made here")
+    parser.add_argument("--all", action="store_true", help="also what takes minutes on a CPU: compiled, ONNX, torch.export")
     parser.add_argument("--onnx", metavar="FILE", help="an exported ONNX file of the same weights, to be tested, too")
 
 
@@ -33,15 +33,16 @@ def run(args: argparse.Namespace) -> dict[str, Any]:
         _check_weights(file, weights)
     device = next(network.parameters()).device
     name = cpu_name() if device.type == "cpu" else torch.cuda.get_device_name(device)
-    say(args, f"{weights['name']} on {name}, PyTorch {torch.__version__}; generated pair of seed {SEED}, {SIZE[0]}x{SIZE[1]} px, "
-              f"disparities to {MAX_DISPARITY * SIZE[1]:.0f} px")  # fmt: skip
+    say(args, f"{weights['name']} on {name}, PyTorch {torch.__version__}; generated pair of seed {SEED}, "
+              f"{SIZE[0]}x{SIZE[1]} px, disparities to {MAX_DISPARITY * SIZE[1]:.0f} px")  # fmt: skip
     say(args, f"{'path':14s}{'verdict':10s}{'mean px':>9s}{'largest':>9s}{'over the limit':>34s}{'s':>8s}")
     verdicts = []
     for verdict in selftest(network, weights, args.all, file):
         verdicts.append(verdict)
         say(args, _line(verdict))
     failed = [verdict.path for verdict in verdicts if verdict.failed]
-    say(args, f"FAILED: {', '.join(failed)}: do not use these here, and report them" if failed else "all paths that ran are right")
+    wrong = f"FAILED: {', '.join(failed)}: do not use these here, and report them"
+    say(args, wrong if failed else "all paths that ran are right")
     facts = {"version": __version__, "torch": torch.__version__, "device": str(device), "machine": name, "weights": weights}
     return facts | {"paths": [asdict(x) for x in verdicts], "failed": failed, "exit_code": 1 if failed else 0}
 

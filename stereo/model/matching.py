@@ -27,7 +27,7 @@ def sinkhorn(scores: Tensor, dustbin_left: Tensor, dustbin_right: Tensor, iterat
     extended = torch.cat([top, bottom[..., None, :]], dim=-2).double()
     peak = extended.detach().amax(dim=-1, keepdim=True)
     kernel = (extended - peak).clamp(min=-FLOOR).exp().masked_fill(extended == float("-inf"), 0)
-    # Not math.log: to an export the width is part of what is computed, as a number of Python it would be that of the traced pair.
+    # Not math.log: to an export the width is part of what is computed; a number of Python stays that of the traced pair.
     dustbin = torch.full_like(extended[..., :1, 0], W).log()
     log_marginal = torch.cat([torch.zeros_like(extended[..., :W, 0]), dustbin], dim=-1)
     rows = (peak - peak.amax(dim=-2, keepdim=True)).clamp(min=-FLOOR).exp()[..., 0]  # undoes the shift: u = 0 to begin with
