@@ -93,10 +93,19 @@ def least_width(network: Network) -> int:
     return width
 
 
-def traced_size(network: Network) -> tuple[int, int]:
+def step_of(network: Network, kind: str) -> int:
+    """px: sides of the file's images are multiples of it.
+
+    torch.export takes what held of the traced size for true of all: in its file no grid has a node without a partner.
+    """
+    return network.tile_step if kind == "torch" else network.granularity
+
+
+def traced_size(network: Network, kind: str) -> tuple[int, int]:
     """Height and width px of the pair that is traced."""
-    step, least = network.granularity, least_width(network)
-    return TRACED[0], next(w for w in range(TRACED[1], TRACED[1] + 2 * least + 2 * step, 2 * step) if w >= least)
+    step, least = step_of(network, kind), least_width(network)
+    first = TRACED if kind == "onnx" else (-(-TRACED[0] // step) * step, -(-TRACED[1] // step) * step)
+    return first[0], next(w for w in range(first[1], first[1] + 2 * least + 2 * step, 2 * step) if w >= least)
 
 
 def check_export(network: Network, kind: str, sizes: Sequence[tuple[int, int]], check: bool) -> None:
@@ -107,7 +116,8 @@ def check_export(network: Network, kind: str, sizes: Sequence[tuple[int, int]], 
     if not isinstance(config, ModelConfig) or config.position == "relative":
         what = "position 'relative' reads" if isinstance(config, ModelConfig) else "networks of STTR read"
         raise InputError(f"preset '{config.preset}' cannot be exported: {what} tables as wide as the image; use small")
-    step, least = network.granularity, (network.min_side, least_width(network))
+    step = step_of(network, kind)
+    least = -(-network.min_side // step) * step, -(-least_width(network) // step) * step
     for height, width in sizes:
         if height % step or width % step or height < least[0] or width < least[1] or max(height, width) > LARGEST:
             raise InputError(f"got size {height}x{width}, expected HxW in multiples of {step} px from {least[0]}x{least[1]} to "
@@ -116,17 +126,18 @@ def check_export(network: Network, kind: str, sizes: Sequence[tuple[int, int]], 
         need("onnx", *(["onnxruntime"] if check else []))
 
 
-def facts_of(network: Network, weights: dict[str, Any]) -> dict[str, str]:
+def facts_of(network: Network, weights: dict[str, Any], kind: str) -> dict[str, str]:
     """What the file says about itself. weights: name, sha256 and preset of what was loaded."""
+    step = step_of(network, kind)
     return {
         "format": "left, right (1,3,H,W) float32 RGB in [0,1], rectified -> disparity, occlusion, confidence (1,H,W) float32",
         "disparity_unit": "px of the image that is given",
         "disparity_sign": "x_right = x_left - disparity, disparity >= 0",
         "occlusion": "probability that the right camera does not see the pixel",
         "confidence": "probability that the disparity is within 1 px",
-        "granularity": str(network.granularity),
-        "min_height": str(network.min_side),
-        "min_width": str(least_width(network)),
+        "granularity": str(step),
+        "min_height": str(-(-network.min_side // step) * step),
+        "min_width": str(-(-least_width(network) // step) * step),
         "padding": "below and to the right by repeating the border; cut the maps back",
         "precision": "fp32",
         "weights": weights["name"],
@@ -152,7 +163,8 @@ def write_onnx(maps: Maps, size: tuple[int, int], facts: dict[str, str], path: P
     import onnx
     from torch.onnx import register_custom_op_symbolic, unregister_custom_op_symbolic
 
-    own: dict[str, Callable[..., Any]] = {"aten::asinh": _asinh, "aten::unflatten": _unflatten, "aten::mean": _mean, "aten::var": _var}
+    own: dict[str, Callable[..., Any]] = {"aten::asinh": _asinh, "aten::unflatten": _unflatten}
+    own |= {"aten::mean": _mean, "aten::var": _var}
     for name, symbolic in own.items():
         register_custom_op_symbolic(name, symbolic, OPSET)
     try:
@@ -231,9 +243,9 @@ def _unflatten(g: Any, x: Any, dim: Any, sizes: Any) -> Any:
 def write_torch(maps: Maps, size: tuple[int, int], facts: dict[str, str], path: Path) -> None:
     """Export with symbolic sizes, which PyTorch proves to fit, and write a .pt2 file with ``facts`` as ``facts.json`` in it."""
     network = maps.network
-    step = network.granularity
+    step = step_of(network, "torch")
     height = step * torch.export.Dim("height", min=max(2, network.min_side // step), max=LARGEST // step)
-    width = step * torch.export.Dim("width", min=least_width(network) // step, max=LARGEST // step)
+    width = step * torch.export.Dim("width", min=-(-least_width(network) // step), max=LARGEST // step)
     shape = {2: height, 3: width}
     with torch.no_grad():
         program = torch.export.export(maps, _example(size), dynamic_shapes=dict.fromkeys(INPUTS, shape), strict=False)
@@ -320,8 +332,8 @@ def export(
     """
     check_export(network, kind, sizes, check)
     maps = reference_maps(network)
-    traced = traced_size(network)
-    facts = facts_of(network, weights) | ({"opset": str(OPSET)} if kind == "onnx" else {"torch": torch.__version__})
+    traced = traced_size(network, kind)
+    facts = facts_of(network, weights, kind) | ({"opset": str(OPSET)} if kind == "onnx" else {"torch": torch.__version__})
     write, open_file = (write_onnx, open_onnx) if kind == "onnx" else (write_torch, open_torch)
     start = time.perf_counter()
     with atomic_write(path) as temporary:
