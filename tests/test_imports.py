@@ -24,7 +24,7 @@ TIERS = [
     {"model", "losses", "metrics", "datasets", "sources"},
     {"checkpoint"},
     {"engine", "inference", "report"},
-    {"export"},
+    {"export", "selftest"},
     {"facade"},  # stereo/__init__.py, the public names
     {"cli"},
     {"run_stereo"},

@@ -24,11 +24,13 @@ from stereo.cli import (
     depth,
     evaluate,
     explain,
+    export,
     generate,
     infer,
     preview,
     rectify,
     report,
+    selftest,
     submit,
     train,
 )
@@ -68,6 +70,8 @@ VERBS: dict[str, tuple[ModuleType, str]] = {
     "generate": (generate, "write a procedural data set to disk in the FlyingThings3D layout"),
     "preview": (preview, "a contact sheet of a data set, or of the generator: images, disparity, occlusion"),
     "convert": (convert, "turn a checkpoint of the public STTR code into weights of this program"),
+    "export": (export, "write the network as ONNX, or for torch.export, and prove the file equal at two sizes"),
+    "selftest": (selftest, "is every fast path right on this machine? each against the reference on one pair"),
     "bench": (bench, "parameters, multiply-adds, memory and time of networks and of attention operators, over sizes"),
 }
 

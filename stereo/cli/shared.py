@@ -17,6 +17,7 @@ from typing import Any
 from stereo.checkpoint import default_weights, load_model
 from stereo.engine.memory import keep_freed_memory
 from stereo.inference.predictor import PRECISIONS, StereoPredictor
+from stereo.model.build import Network
 from stereo.quiet import STDERR
 from stereo.types import InputError
 
@@ -114,9 +115,14 @@ def positive(text: str) -> float:
 def load_predictor(args: argparse.Namespace) -> tuple[StereoPredictor, dict[str, Any]]:
     """The predictor that the options ask for, those of ``add_memory`` and ``add_sizes`` if there; what a card says."""
     keep_freed_memory()
-    path = Path(args.weights) if args.weights else default_weights()
-    model = load_model(path, args.device)
-    facts = {"name": path.name, "sha256": hashlib.sha256(path.read_bytes()).hexdigest(), "preset": model.config.preset}
+    model, facts = load_weights(args.weights, args.device)
     limits = getattr(args, "max_memory", None), getattr(args, "max_disparity", None)
     sizes = getattr(args, "sizes", [1.0])
     return StereoPredictor(model, *limits, precision=args.precision, compiled=args.compile, sizes=sizes), facts
+
+
+def load_weights(weights: str | None, device: str | None) -> tuple[Network, dict[str, Any]]:
+    """The network of a file, the shipped one by default, and what identifies its weights: name, sha256, preset."""
+    path = Path(weights) if weights else default_weights()
+    model = load_model(path, device)
+    return model, {"name": path.name, "sha256": hashlib.sha256(path.read_bytes()).hexdigest(), "preset": model.config.preset}

@@ -128,4 +128,5 @@ def sum_of_children(x: Tensor) -> Tensor:
 
 def to_children(x: Tensor, finer: Tensor) -> Tensor:
     """Each node's content copied to those of its 2x2 children that exist on the grid of ``finer``."""
-    return x.repeat_interleave(2, dim=1).repeat_interleave(2, dim=2)[:, : finer.shape[1], : finer.shape[2]]
+    doubled = x[:, :, None, :, None].expand(-1, -1, 2, -1, 2, *[-1] * (x.dim() - 3)).flatten(3, 4).flatten(1, 2)
+    return doubled[:, : finer.shape[1], : finer.shape[2]]

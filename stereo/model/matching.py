@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import math
-
 import torch
 from torch import Tensor, nn
 
@@ -29,8 +27,9 @@ def sinkhorn(scores: Tensor, dustbin_left: Tensor, dustbin_right: Tensor, iterat
     extended = torch.cat([top, bottom[..., None, :]], dim=-2).double()
     peak = extended.detach().amax(dim=-1, keepdim=True)
     kernel = (extended - peak).clamp(min=-FLOOR).exp().masked_fill(extended == float("-inf"), 0)
-    log_marginal = extended.new_zeros(W + 1)
-    log_marginal[W] = math.log(W)
+    # Not math.log: to an export the width is part of what is computed; a number of Python stays that of the traced pair.
+    dustbin = torch.full_like(extended[..., :1, 0], W).log()
+    log_marginal = torch.cat([torch.zeros_like(extended[..., :W, 0]), dustbin], dim=-1)
     rows = (peak - peak.amax(dim=-2, keepdim=True)).clamp(min=-FLOOR).exp()[..., 0]  # undoes the shift: u = 0 to begin with
     for _ in range(iterations):
         # exp(a - log b) and not a / b: the gradient of 1 / b is 1 / b^2, which overflows long before b does.
@@ -59,14 +58,15 @@ def sparse_sinkhorn(
     corner = (-peak_bin).clamp(min=-FLOOR).exp()  # (..., 1)
     rows, row_bin = (peak - top).clamp(min=-FLOOR).exp(), (peak_bin - top).clamp(min=-FLOOR).exp()
     flat = index.flatten(-2)
+    marginal_right, marginal_left = (torch.full_like(corner, width).log() for width in (Wk, W))  # see sinkhorn
     for _ in range(iterations):
         arriving = (rows[..., None] * kernel).flatten(-2)
         column_sums = torch.zeros_like(bin_right).scatter_add(-1, flat, arriving) + row_bin * from_bin
         columns = (-column_sums.log()).exp()  # exp(-log a), not 1 / a: see sinkhorn
-        column_bin = (math.log(Wk) - ((rows * to_bin).sum(dim=-1, keepdim=True) + row_bin * corner).log()).exp()
+        column_bin = (marginal_right - ((rows * to_bin).sum(dim=-1, keepdim=True) + row_bin * corner).log()).exp()
         reached = columns.gather(-1, flat).view_as(kernel)
         rows = (-((kernel * reached).sum(dim=-1) + to_bin * column_bin).log()).exp()
-        row_bin = (math.log(W) - ((from_bin * columns).sum(dim=-1, keepdim=True) + corner * column_bin).log()).exp()
+        row_bin = (marginal_left - ((from_bin * columns).sum(dim=-1, keepdim=True) + corner * column_bin).log()).exp()
     mass = rows[..., None] * kernel * reached
     left, right = rows * to_bin * column_bin, row_bin * from_bin * columns
     return mass.to(dustbin_left.dtype), left.to(dustbin_left.dtype), right.to(dustbin_right.dtype)
