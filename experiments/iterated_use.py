@@ -34,12 +34,11 @@ SIZES: tuple[tuple[float, ...], ...] = (
     (0.5,),
     (1.5,),
     (2,),
-    (0.5, 1),  # the second pass at half size that is meant for large disparities
-    (0.75, 1.5),
-    (1, 1.5),
+    (0.5, 1),  # a second pass at half size, meant for large disparities
+    (0.5, 1.5),
     (1, 2),
     (0.5, 1, 2),
-    (0.75, 1.5, 2),
+    (1, 1.5, 2),
 )
 
 

@@ -74,7 +74,7 @@ def _facts(results: dict[str, Any], scenes: int) -> str:
     machine, weights = results["machine"], results["weights"]
     threads = f"{machine['threads']} for the network, {machine['opencv_threads']} for OpenCV"
     facts = [("Scenes", scenes), ("Weights of ours", weights["name"]), ("Precision of ours", results["precision"])]
-    sizes = " and ".join(f"{size:g}" for size in results["finer_sizes"])
+    sizes = ", ".join(f"{size:g}" for size in sorted(results["finer_sizes"]))
     facts.append(("Passes of ours", f"at {sizes} times the size of a pair of up to a megapixel, at its own of a larger one"))
     facts += [("Processor", machine["cpu"]), ("Threads", threads), ("Made by", results["command"])]
     more = [("SHA-256 of weights", weights["sha256"]), ("SHA-256 of data", results["data_sha256"])]

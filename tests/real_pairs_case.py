@@ -14,7 +14,7 @@ from stereo.engine.evaluate import ByName
 OFFSETS = {OURS: (0.5, 4.5, 1.5, 3.5, 2.5), "sgbm": (0.5, 1.0, 4.5, 2.5, 3.5), "sgbm-3way": (9.0, 9.0, 9.0, 9.0, 9.0)}
 WORST_FIRST = [HOSTILE[place] for place in (1, 3, 0, 2, 4)]  # bad-3 of ours is 100 % twice, then 0 %; ties keep their order
 FACTS = {"command": "python -m <here>", "weights": {"name": "w<b>", "sha256": "01"}, "precision": "fp32", "version": "0.3.0",
-         "finer_sizes": [1.0, 2.0],
+         "finer_sizes": [1.0, 0.5, 2.0],
          "machine": {"cpu": "<i>", "threads": 1, "torch": "2", "opencv": "4", "opencv_threads": 3}}  # fmt: skip
 
 

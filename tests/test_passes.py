@@ -45,28 +45,28 @@ def test_confidence_is_about_px_of_the_pair():
 
 
 def test_passes_that_agree_are_averaged_by_confidence():
-    result = merged([maps(10, 0.2, 0.6), maps(10 + 0.5, 0.4, 0.2)])
+    result = merged({1.0: maps(10, 0.2, 0.6), 3.0: maps(10 + 0.5, 0.4, 0.2)})
     np.testing.assert_allclose(result.disp, (0.6 * 10 + 0.2 * 10.5) / 0.8, rtol=1e-6)
-    np.testing.assert_allclose(result.occlusion, 0.3, rtol=1e-6)
+    np.testing.assert_allclose(result.occlusion, (0.2 + 3 * 0.4) / 4, rtol=1e-6)
     np.testing.assert_allclose(result.confidence, 0.4, rtol=1e-6)  # both lie within 1 px of the result
     assert result.disp.dtype == result.occlusion.dtype == result.confidence.dtype == np.float32
 
 
 def test_where_passes_differ_the_surest_wins_and_is_trusted_less():
-    result = merged([maps(10, confidence=0.6), maps(10 + 2 * NEAR, confidence=0.7), maps(10.5, confidence=0.1)])
+    result = merged({1: maps(10, confidence=0.6), 2: maps(10 + 2 * NEAR, confidence=0.7), 3: maps(10.5, confidence=0.1)})
     np.testing.assert_allclose(result.disp, 10 + 2 * NEAR, rtol=1e-6)
     np.testing.assert_allclose(result.confidence, 0.7 / 3, rtol=1e-5)
 
 
 def test_passes_that_know_nothing_give_numbers():
-    result = merged([maps(10, confidence=0), maps(20, confidence=0)])
+    result = merged({1: maps(10, confidence=0), 2: maps(20, confidence=0)})
     np.testing.assert_array_equal(result.disp, 10)
     np.testing.assert_array_equal(result.confidence, 0)
 
 
 def test_one_pass_is_returned_as_it_is():
     only = maps(3)
-    assert merged([only]) is only
+    assert merged({1: only}) is only
     assert brought_back(only, 4, 6) is only
     image = np.zeros((4, 6, 3), np.uint8)
     assert resized(image, 1.0) is image
@@ -81,7 +81,7 @@ def test_the_predictor_merges_what_it_gives_at_each_size():
     left, right = (rng.integers(0, 256, (40, 72, 3), dtype=np.uint8) for _ in range(2))
     plain = stereo.StereoPredictor(network, precision="fp32")
     large = plain.predict(resized(left, 2), resized(right, 2))
-    expected = merged([plain.predict(left, right), brought_back(large, 40, 72)])
+    expected = merged({1: plain.predict(left, right), 2: brought_back(large, 40, 72)})
     result = stereo.StereoPredictor(network, precision="fp32", sizes=(1, 2)).predict(left, right)
     np.testing.assert_array_equal(result.disp, expected.disp)
     assert np.abs(result.disp - plain.predict(left, right).disp).max() > 0.01
@@ -91,7 +91,8 @@ def test_the_predictor_merges_what_it_gives_at_each_size():
 def test_by_default_only_small_pairs_are_enlarged(monkeypatch):
     network = stereo.build_model("tiny")
     usual = stereo.StereoPredictor(network, sizes=None)
-    assert usual.sizes_for(540, 960) == (1.0, 2.0)
+    assert usual.sizes_for(540, 960) == (1.0, 0.5, 2.0)
+    assert usual.sizes_for(60, 960) == (1.0, 2.0), "half of it would be too small"
     assert usual.sizes_for(1080, 1920) == (1.0,)
     assert stereo.StereoPredictor(network).sizes_for(540, 960) == (1.0,)
     sttr = stereo.StereoPredictor(stereo.build_model("sttr-light"), sizes=None)

@@ -86,10 +86,10 @@ def add_memory(parser: argparse.ArgumentParser) -> None:
 
 def add_sizes(parser: argparse.ArgumentParser, finer: bool) -> None:
     """finer: by default a small pair is matched at more than its own size."""
-    usual = "1 2 for pairs of up to a megapixel, 1 for larger ones" if finer else "1"
+    usual = "0.5 1 2 for pairs of up to a megapixel, 1 for larger ones" if finer else "1"
     parser.add_argument("--sizes", type=positive, nargs="+", metavar="FACTOR", default=None if finer else [1.0],
-                        help="run the network on the pair at so many times its size, and merge: '1 2' is more accurate and "
-                        f"takes five times as long as '1' (default: {usual})")  # fmt: skip
+                        help="run the network on the pair at so many times its size, and merge: '0.5 1 2' is more accurate "
+                        f"and takes five times as long as '1' (default: {usual})")  # fmt: skip
 
 
 def memory_size(text: str) -> int:

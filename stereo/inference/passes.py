@@ -1,12 +1,13 @@
 """The same network at several sizes of one pair: what a larger copy shows more finely, a smaller one more surely.
 
-At twice the size a token covers half as much of the picture, so that thin things and edges come out; at its own size more of
-the scene fits into what a token sees. Where passes agree they are averaged, where they differ the surer one wins.
+At twice the size a token covers a quarter of the area, so that thin things and edges come out; at half the size more of the
+scene fits into what a token sees, and disparities are half as large. Where passes agree they are averaged, where they differ
+the surer one wins.
 """
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 
 import cv2
 import numpy as np
@@ -27,10 +28,15 @@ def check_sizes(sizes: Sequence[float] | None, height: int | None = None, width:
     if not sizes or not all(SIZES[0] <= size <= SIZES[1] for size in sizes):
         given = ", ".join(f"{size:g}" for size in sizes) or "none"
         raise InputError(f"got sizes {given}, expected factors from {SIZES[0]:g} to {SIZES[1]:g} of the pair's own size")
-    if height and width and min(height, width) * min(sizes) < MIN_SIDE - 0.5:
+    if height and width and not fits(min(sizes), height, width):
         small = f"{round(width * min(sizes))}x{round(height * min(sizes))} px"
         fix = f"expected at least {MIN_SIDE} px on each side, give a larger one"
         raise InputError(f"size {min(sizes):g} makes {small} of {width}x{height} px; {fix}")
+
+
+def fits(size: float, height: int, width: int) -> bool:
+    """Whether a copy of height x width px at ``size`` times its sides is one that a network can be given."""
+    return round(min(height, width) * size) >= MIN_SIDE
 
 
 def resized(image: np.ndarray, factor: float) -> np.ndarray:
@@ -69,14 +75,17 @@ def _on_edge(disp: np.ndarray, size: tuple[int, int]) -> np.ndarray:
     return np.asarray(cv2.resize(step, size, interpolation=cv2.INTER_NEAREST_EXACT)) > EDGE
 
 
-def merged(passes: Sequence[DisparityMap]) -> DisparityMap:
-    """One map of several of the same pair and size; a single one is returned as it is.
+def merged(sized: Mapping[float, DisparityMap]) -> DisparityMap:
+    """One map of several of a pair, brought back from those sizes; a single one is returned as it is.
 
-    disp: the mean, weighted with confidence, of the surest and of those within NEAR px of it. occlusion: the mean.
+    disp: the mean, weighted with confidence, of the surest and of those within NEAR px of it.
+    occlusion: the mean, weighted with the size: its edges are sharper in a larger copy.
     confidence: the mean, in which a pass counts 0 where it differs from the result by CLOSE px or more.
     """
+    passes = list(sized.values())
     if len(passes) == 1:
         return passes[0]
+    occlusion = np.average([x.occlusion for x in passes], axis=0, weights=list(sized)).astype(np.float32)
     disp, confidence = (np.stack([getattr(x, name) for x in passes]) for name in ("disp", "confidence"))
     surest = confidence.argmax(axis=0)[None]
     chosen = np.take_along_axis(disp, surest, axis=0)
@@ -84,4 +93,4 @@ def merged(passes: Sequence[DisparityMap]) -> DisparityMap:
     np.put_along_axis(weights, surest, np.maximum(np.take_along_axis(confidence, surest, axis=0), 1e-6), axis=0)
     result = (weights * disp).sum(axis=0) / weights.sum(axis=0)
     agrees = np.abs(disp - result) < CLOSE
-    return DisparityMap(result, np.mean([x.occlusion for x in passes], axis=0), (confidence * agrees).mean(axis=0))
+    return DisparityMap(result, occlusion, (confidence * agrees).mean(axis=0))

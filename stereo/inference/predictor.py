@@ -15,7 +15,7 @@ from torch import Tensor
 
 from stereo.config import near_matches
 from stereo.engine.memory import free_bytes
-from stereo.inference.passes import MIN_SIDE, brought_back, check_sizes, merged, resized
+from stereo.inference.passes import MIN_SIDE, brought_back, check_sizes, fits, merged, resized
 from stereo.inference.planning import HEADROOM, HELD_BYTES, WORK_SPACE, Plan, Span, binary_size, cut, plan_bands, plan_blocks
 from stereo.model.build import Network
 from stereo.types import DisparityMap, InputError
@@ -81,9 +81,9 @@ class StereoPredictor:
     max_disparity: px that no disparity exceeds. It is needed only where even thin bands are too wide and have to be cut;
     None means that the pair is matched at a smaller size first. Raises InputError when either is not positive.
     sizes: the network runs on the pair at so many times its own size, once for each, and the maps are merged
-    (stereo.inference.passes): (1, 2) is more accurate than (1,) and takes five times as long. None: what the network gains by
-    (``finer_sizes``), on pairs of up to SMALL_PAIR px, as far as memory allows. Raises InputError for no size, or one outside
-    0.25 .. 4.
+    (stereo.inference.passes): (0.5, 1, 2) is more accurate than (1,) and takes five times as long. None: what the network gains
+    by (``finer_sizes``), on pairs of up to SMALL_PAIR px, as far as memory and the sides allow. Raises InputError for no
+    size, or one outside 0.25 .. 4.
     passes: the sizes that the last pair was matched at; plan: how the last pass was cut, None before the first one.
 
     Images are padded below and to the right by repeating their border to the sizes that the network declares
@@ -137,13 +137,15 @@ class StereoPredictor:
                     raise
                 logger.info("without a pass at %g times the size: %s", size, error)
         self.passes = tuple(passes)
-        return merged(list(passes.values()))
+        return merged(passes)
 
     def sizes_for(self, height: int, width: int) -> tuple[float, ...]:
         """Of the passes over a pair of such sides."""
         if self.sizes is not None:
             return self.sizes
-        return self.model.finer_sizes if height * width <= SMALL_PAIR else (1.0,)
+        if height * width > SMALL_PAIR:
+            return (1.0,)
+        return tuple(size for size in self.model.finer_sizes if fits(size, height, width))
 
     def _pass(self, left: np.ndarray, right: np.ndarray, size: float) -> DisparityMap:
         limit = None if self.max_disparity is None else self.max_disparity * size

@@ -23,7 +23,7 @@ class StereoModel(nn.Module):
     granularity = GRANULARITY  # px: what StereoPredictor pads to a multiple of
     min_side = GRANULARITY
     bears_bf16 = True  # loses less than 1 % of the EPE to it: experiments/results/shortcuts.json
-    finer_sizes = (1.0, 2.0)  # of passes that are worth their time: experiments/results/iterated_use.json
+    finer_sizes = (1.0, 0.5, 2.0)  # of passes that are worth their time: experiments/results/iterated_use.json
     row_margin = 128  # px above and below a band; there the rest of the image hardly matters any more (docs/design_notes.md)
     depends_on_all = False  # ``normalise`` has taken all statistics, so a band of rows is what it is in the whole image
 
