@@ -146,6 +146,13 @@ def test_the_walk_finds_commands():
     assert len(commands(read("troubleshooting.md"))) > 20
 
 
+def test_troubleshooting_answers_the_25_asks():
+    text = read("troubleshooting.md")
+    answers = re.split(r"^## .+$", text, flags=re.MULTILINE)[1:]
+    assert len(answers) == 25
+    assert all(len(answer.split()) > 10 for answer in answers)
+
+
 @pytest.mark.parametrize("name", NAMES)
 def test_links_lead_somewhere(name):
     for target in re.findall(r"\]\((?!https?:)([^)#]+)", read(name)):
