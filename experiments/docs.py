@@ -27,7 +27,7 @@ MADE = f"<!-- made by {COMMAND}: do not edit -->"
 # Pages in the order in which to read them. A page of docs/ that stands nowhere here is put at the end of the second part.
 ORDER: dict[str, tuple[str, ...]] = {
     "Begin here": ("../README.md", "sources.md", "calibration.md", "looking.md", "python.md", "troubleshooting.md"),
-    "Do more": ("export.md", "evaluation.md", "training.md"),
+    "Do more": ("export.md", "selftest.md", "evaluation.md", "training.md"),
     "Understand it": ("architecture.md", "model_card.md", "design_notes.md"),
 }
 MORE = {  # verb -> the pages that tell more
@@ -45,7 +45,7 @@ MORE = {  # verb -> the pages that tell more
     "generate": ("training.md",),
     "convert": ("training.md",),
     "export": ("export.md",),
-    "selftest": ("export.md",),
+    "selftest": ("selftest.md",),
 }
 
 
