@@ -5,6 +5,8 @@ from __future__ import annotations
 import argparse
 import re
 import shlex
+import shutil
+import subprocess
 import sys
 import xml.etree.ElementTree as ElementTree
 from pathlib import Path
@@ -73,6 +75,19 @@ def test_a_page_holds_every_option_and_its_help(verb):
         if action.dest != "help":
             assert action.help, f"{verb} {action.dest} has no help"
             assert " ".join((action.help % vars(action)).split()) in words
+
+
+def test_the_command_restores_what_is_lost_and_removes_what_is_gone(tmp_path, monkeypatch, made):
+    shutil.copytree(DOCS, tmp_path / "docs")
+    shutil.copy(ROOT / "README.md", tmp_path)
+    (tmp_path / "docs" / "verbs" / "infer.md").unlink()
+    (tmp_path / "docs" / "verbs" / "gone.md").write_text("# gone\n")
+    (tmp_path / "docs" / "README.md").write_text("old\n")
+    monkeypatch.setattr(docs, "ROOT", tmp_path)
+    monkeypatch.setattr(sys, "argv", ["docs"])
+    docs.main()
+    assert {name: (tmp_path / "docs" / name).read_text(encoding="utf-8") for name in made} == made
+    assert sorted(path.stem for path in (tmp_path / "docs" / "verbs").iterdir()) == sorted(VERBS)
 
 
 def test_rows_by_hand():
@@ -227,6 +242,12 @@ def test_public_names_are_there_and_told(monkeypatch):
         assert name.startswith("_") or name in text, f"docs/python.md does not speak of {name}"
     with pytest.raises(AttributeError, match="no attribute 'no_such_name'"):
         _ = stereo.no_such_name
+
+
+def test_importing_the_package_alone_loads_nothing_heavy():
+    program = "import sys, stereo; print(stereo.__version__, {'torch', 'cv2', 'numpy'} & set(sys.modules))"
+    done = subprocess.run([sys.executable, "-c", program], cwd=ROOT, capture_output=True, text=True, check=True)
+    assert done.stdout.strip() == f"{stereo.__version__} set()"
 
 
 def test_names_for_type_checkers_are_the_same():
