@@ -146,11 +146,11 @@ def read_result(name: str) -> dict:
     return json.loads((ROOT / "experiments" / "results" / f"{name}.json").read_text(encoding="utf-8"))
 
 
-def replace_between(text: str, marker: str, content: str) -> str:
-    """Swap what stands between <!-- marker --> and <!-- /marker -->."""
+def replace_between(text: str, marker: str, content: str, name: str = "README.md") -> str:
+    """Swap what stands between <!-- marker --> and <!-- /marker --> in a page of that ``name``."""
     pattern = re.compile(rf"(<!-- {marker} -->\n).*?(<!-- /{marker} -->)", re.DOTALL)
     if not pattern.search(text):
-        raise SystemExit(f"README.md has no <!-- {marker} --> block")
+        raise SystemExit(f"{name} has no <!-- {marker} --> block")
     return pattern.sub(lambda m: m[1] + content + "\n" + m[2], text)
 
 

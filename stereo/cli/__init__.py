@@ -11,7 +11,9 @@ import argparse
 import json
 import logging
 import sys
+import textwrap
 from collections.abc import Sequence
+from pathlib import Path
 from types import ModuleType
 from typing import NoReturn
 
@@ -34,6 +36,7 @@ from stereo.cli import (
     submit,
     train,
 )
+from stereo.cli.examples import epilog
 from stereo.types import InputError, StoppedError
 from stereo.version import __version__
 
@@ -76,12 +79,27 @@ VERBS: dict[str, tuple[ModuleType, str]] = {
 }
 
 
-def build_parser() -> argparse.ArgumentParser:
-    parser = Parser(prog="run_stereo.py", description="Disparity, occlusion and confidence from two rectified photographs.")
+SCRIPT, COMMAND = "run_stereo.py", "stereo"  # what the program is called in the repository, and once it is installed
+
+
+def build_parser(prog: str = SCRIPT) -> argparse.ArgumentParser:
+    """prog: SCRIPT or COMMAND, what the program is called in usage and examples."""
+    called = f"python {prog}" if prog == SCRIPT else prog
+    parser = Parser(
+        prog=prog,
+        description="Disparity, occlusion and confidence from two rectified photographs.",
+        epilog=f"Begin with '{called} demo'; '{called} VERB --help' explains a verb, with examples.",
+    )
     parser.add_argument("--version", action="version", version=__version__)
     verbs = parser.add_subparsers(metavar="VERB", required=True)
     for name, (verb, text) in VERBS.items():
-        own = verbs.add_parser(name, help=text, description=text[0].upper() + text[1:] + ".")
+        own = verbs.add_parser(
+            name,
+            help=text,
+            description=textwrap.fill(text[0].upper() + text[1:] + ".", 100),
+            epilog=epilog(called, name),
+            formatter_class=argparse.RawDescriptionHelpFormatter,  # the examples stay as they are
+        )
         own.set_defaults(run=verb.run)
         own.add_argument("--json", action="store_true", help="print one JSON object to stdout, the rest to stderr")
         verb.add_arguments(own)
@@ -92,7 +110,8 @@ def main(argv: Sequence[str] | None = None) -> int:
     """Run one command; returns the exit code."""
     logging.basicConfig(level=logging.INFO, format="%(message)s")  # to stderr: what was chosen, derived or built
     try:
-        args = build_parser().parse_args(argv)
+        prog = COMMAND if Path(sys.argv[0]).stem == COMMAND else SCRIPT
+        args = build_parser(prog).parse_args(argv)
         result = args.run(args)
     except InputError as error:
         print(f"error: {' '.join(str(error).split())}", file=sys.stderr)

@@ -14,20 +14,24 @@ from stereo.types import InputError
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument("--presets", nargs="*", help="networks (default: all; without a name: none)")
-    parser.add_argument("--operators", nargs="*", help="attention alone (default: all; without a name: none)")
+    parser.add_argument("--presets", nargs="*", help="networks to measure (default: all; without a name: none)")
+    parser.add_argument("--operators", nargs="*", help="attention operators to measure by themselves (default: all; "
+                        "without a name: none)")  # fmt: skip
     parser.add_argument("--sizes", nargs="*", metavar="HxW", default=[f"{h}x{w}" for h, w in SIZES],
-                      help=f"px (default: {' '.join(f'{h}x{w}' for h, w in SIZES)})")  # fmt: skip
+                      help=f"sizes of the images, px (default: {' '.join(f'{h}x{w}' for h, w in SIZES)})")  # fmt: skip
     parser.add_argument("--widths", nargs="*", type=int, metavar="W", default=list(WIDTHS),
-                      help=f"more sizes, all of one height: growth (default: {' '.join(map(str, WIDTHS))})")  # fmt: skip
-    parser.add_argument("--height", type=int, default=HEIGHT, help=f"px, of the --widths (default: {HEIGHT})")
+                      help="more sizes, all of --height, to see how cost grows "
+                      f"(default: {' '.join(map(str, WIDTHS))})")  # fmt: skip
+    parser.add_argument("--height", type=int, default=HEIGHT, help=f"of the --widths, px (default: {HEIGHT})")
     parser.add_argument("--no-time", action="store_true", help="count only, which runs nothing: no time, no peak memory")
-    parser.add_argument("--repeats", type=int, default=5, help="the median of these is the time (default: 5)")
+    parser.add_argument("--repeats", type=int, default=5,
+                        help="runs of each case, of which the median is reported (default: 5)")  # fmt: skip
     parser.add_argument("--threads", type=int, default=0, help="CPU threads (default: PyTorch's choice)")
-    parser.add_argument("--timeout", type=float, default=900, metavar="S", help="for one case, all repeats (default: 900)")
+    parser.add_argument("--timeout", type=float, default=900, metavar="S",
+                        help="seconds after which a case is given up, all its repeats together (default: 900)")  # fmt: skip
     parser.add_argument("--kernel", default="auto", help="backend that is timed; counts do not depend on it (default: auto)")
     parser.add_argument("-o", "--output", default="experiments/results/bench.json", metavar="FILE",
-                      help="JSON (default: experiments/results/bench.json)")  # fmt: skip
+                      help="JSON file to write (default: experiments/results/bench.json)")  # fmt: skip
 
 
 def run(args: argparse.Namespace) -> dict[str, Any]:

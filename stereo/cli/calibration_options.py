@@ -24,9 +24,9 @@ NUMBERS = {  # option -> help
     "fx": "focal length, px; instead of a file with --baseline, or in place of the file's",
     "fy": "vertical focal length, px (default: as fx)",
     "cx": "column of the left camera's principal point, px (default: the middle)",
-    "cy": "its row, px (default: the middle)",
-    "baseline": "distance between the cameras, in --unit",
-    "doffs": "cx of the right camera minus cx of the left one, px (default: 0)",
+    "cy": "row of the left camera's principal point, px (default: the middle)",
+    "baseline": "distance between the two cameras, in --unit (default: metres)",
+    "doffs": "column of the right camera's principal point minus that of the left one, px (default: 0)",
 }
 HOW_TO_CALIBRATE = "give one with --calib FILE, or --fx and --baseline"
 DEPTH_DEFAULTS: dict[str, Any] = {

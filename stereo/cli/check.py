@@ -41,8 +41,9 @@ REASON = 110  # characters of why a folder is not some data set, at most
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("what", help="a left image, a data set NAME:PATH, or a folder: which data set is it?")
     parser.add_argument("right", nargs="?", help="the right image; or two folders of images")
-    parser.add_argument("--frames", type=int, default=8, help="of a data set, spread evenly over it (default: 8)")
-    parser.add_argument("--all", action="store_true", help="every frame of a data set")
+    parser.add_argument("--frames", type=int, default=8,
+                        help="how many of a data set to examine, spread evenly over it (default: 8)")  # fmt: skip
+    parser.add_argument("--all", action="store_true", help="examine every frame of a data set")
     parser.add_argument("--strict", action="store_true", help="exit code 2 when something is wrong")
 
 

@@ -19,9 +19,11 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("b", type=Path, help="the same of another method, scored on the same images")
     parser.add_argument("--figures", nargs="+", default=[], metavar="NAME", help="columns of the CSV, for example epe_noc "
                         "bad3_noc ause (default: what the protocol quotes)")  # fmt: skip
-    parser.add_argument("--resamples", type=int, default=10_000, help="of the bootstrap (default %(default)s)")
-    parser.add_argument("--seed", type=int, default=0, help="of the bootstrap (default %(default)s)")
-    parser.add_argument("-o", "--output", type=Path, help="also write the result as JSON")
+    parser.add_argument("--resamples", type=int, default=10_000,
+                        help="random draws of images that tell how sure the difference is (a bootstrap; "
+                        "default: %(default)s)")  # fmt: skip
+    parser.add_argument("--seed", type=int, default=0, help="of these draws (default: %(default)s)")
+    parser.add_argument("-o", "--output", type=Path, metavar="FILE", help="also write the result here, as JSON")
 
 
 def run(args: argparse.Namespace) -> dict[str, Any]:

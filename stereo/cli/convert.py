@@ -12,9 +12,11 @@ from stereo.config import to_dict
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument("checkpoint", help="for example sceneflow_pretrained_model.pth.tar, of STTR or of STTR-light")
+    parser.add_argument("checkpoint", help="the file, for example sceneflow_pretrained_model.pth.tar of STTR or of "
+                        "STTR-light; nothing in it is executed")  # fmt: skip
     parser.add_argument("-o", "--output", required=True, metavar="FILE",
-                         help="for example weights/sttr.safetensors; a part of its checksum is added to the name")  # fmt: skip
+                         help="file to write, for example weights/sttr.safetensors; a part of its checksum is "
+                         "added to the name")  # fmt: skip
 
 
 def run(args: argparse.Namespace) -> dict[str, Any]:

@@ -55,16 +55,20 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--html", metavar="FILE", help="one page: pictures of the worst images, histogram of errors, a table "
                         "that sorts; the baseline's goes beside it")  # fmt: skip
     parser.add_argument("--save-maps", action="store_true", help="keep every prediction below the folder of -o")
-    parser.add_argument("--workers", type=int, default=1, help="processes that read ahead (default %(default)s; 0: none)")
+    parser.add_argument("--workers", type=int, default=1, help="processes that read ahead (default: %(default)s; 0: none)")
     rules = parser.add_argument_group("what is scored")
     rules.add_argument("--protocol", metavar="NAME", help=f"one of {', '.join(PROTOCOLS)}, custom, or a .toml file with the "
                        "settings below (default: every pixel with ground truth)")  # fmt: skip
     rules.add_argument("--above", type=float, metavar="PX", help="truth must be above this to count")
     rules.add_argument("--below", type=float, metavar="PX", help="truth must be below this to count")
-    rules.add_argument("--crop", type=int, nargs=4, metavar=("TOP", "BOTTOM", "LEFT", "RIGHT"), help="px that do not count")
-    rules.add_argument("--region", choices=list(REGIONS), help="of the figures that are quoted")
-    rules.add_argument("--mean", choices=["image", "pixel"], help="of the figures that are quoted")
-    rules.add_argument("--thresholds", type=float, nargs="+", metavar="PX", help="of bad-x")
+    rules.add_argument("--crop", type=int, nargs=4, metavar=("TOP", "BOTTOM", "LEFT", "RIGHT"),
+                       help="px at the borders that do not count")  # fmt: skip
+    rules.add_argument("--region", choices=list(REGIONS), help="pixels that the quoted figures are of: all, those that both "
+                       "cameras see (noc), occluded (occ), out of the other image (oof), edges, textureless")  # fmt: skip
+    rules.add_argument("--mean", choices=["image", "pixel"],
+                       help="quoted figures: the mean of the images' own values, or over all pixels at once")  # fmt: skip
+    rules.add_argument("--thresholds", type=float, nargs="+", metavar="PX",
+                       help="the x of bad-x, the share of pixels that are off by more than x px")  # fmt: skip
 
 
 def run(args: argparse.Namespace) -> dict[str, Any]:

@@ -15,8 +15,8 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("-o", "--output", required=True, help="an empty or new folder")
     parser.add_argument("--scenes", type=int, required=True, help="how many pairs")
     parser.add_argument("--seed", type=int, default=0, help="same seed, same bytes (default: 0)")
-    parser.add_argument("--height", type=int, default=540)
-    parser.add_argument("--width", type=int, default=960)
+    parser.add_argument("--height", type=int, default=540, help="of the images, px (default: 540)")
+    parser.add_argument("--width", type=int, default=960, help="of the images, px (default: 960)")
     parser.add_argument("--textures", default="", metavar="DIR", help="a folder of photographs for half of the textures")
 
 

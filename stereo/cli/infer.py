@@ -50,7 +50,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("-o", "--output", default="out", help="folder for the results (default: out)")
     parser.add_argument("--both", action="store_true", help="also write the maps of the right view, as STEM.right.*")
     parser.add_argument("--html", action="store_true", help="also write STEM.html, a page to look at: maps, the "
-                        "numbers under the cursor, a cloud to turn; it needs no network")  # fmt: skip
+                        "numbers under the cursor, a cloud to turn; opens without an internet connection")  # fmt: skip
     add_calibration(parser)
     add_depth(parser)
 

@@ -18,7 +18,7 @@ from stereo.types import InputError
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("data", nargs="?", default="generated:0", metavar="NAME:PATH",
                         help=f"NAME is one of {', '.join(DATASETS)} (default: generated:0, the generator)")  # fmt: skip
-    parser.add_argument("-n", "--frames", type=int, default=8, help="spread evenly over the data set (default: 8)")
+    parser.add_argument("-n", "--frames", type=int, default=8, help="how many, spread evenly over the data set (default: 8)")
     parser.add_argument("--width", type=int, default=320, help="px of each picture (default: 320)")
     parser.add_argument("-o", "--output", default="preview.png", metavar="FILE", help="picture (default: preview.png)")
 

@@ -63,12 +63,15 @@ def page_target(path: str | Path) -> Path:
 
 
 def add_weights(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument("--weights", help="a .safetensors file or a run's checkpoint.pt (default: the shipped)")
+    parser.add_argument("--weights",
+                        help="the trained network: a .safetensors file or a run's checkpoint.pt (default: the one "
+                        "that comes with the program)")  # fmt: skip
 
 
 def add_precision(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--precision", choices=PRECISIONS, default="auto",
-                        help="of the network's products (default: bf16 where it is fast and harmless, else fp32)")  # fmt: skip
+                        help="number format of the network's multiplications (default: bf16 where that is fast and "
+                        "harmless, else fp32)")  # fmt: skip
     parser.add_argument("--compile", action="store_true",
                         help="let torch.compile translate the network first: for many pairs on a GPU")  # fmt: skip
 
@@ -78,10 +81,12 @@ def add_device(parser: argparse.ArgumentParser) -> None:
 
 
 def add_memory(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument("--max-memory", type=memory_size, metavar="SIZE", help="what a prediction may take, for example 2G; "
-                        "larger pairs are matched in tiles (default: what is free)")  # fmt: skip
-    parser.add_argument("--max-disparity", type=positive, metavar="PX", help="no disparity is larger; used where tiles must be "
-                        "narrower than the image (default: found on a smaller copy of the pair)")  # fmt: skip
+    parser.add_argument("--max-memory", type=memory_size, metavar="SIZE",
+                        help="memory that a prediction may take, for example 2G; "
+                        "pairs that need more are matched in parts (default: what is free)")  # fmt: skip
+    parser.add_argument("--max-disparity", type=positive, metavar="PX",
+                        help="no disparity of the pair is larger; used only where "
+                        "parts must be narrower than the image (default: found on a smaller copy of the pair)")  # fmt: skip
 
 
 def add_sizes(parser: argparse.ArgumentParser, finer: bool) -> None:

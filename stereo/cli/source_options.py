@@ -28,8 +28,10 @@ def add_source(parser: argparse.ArgumentParser) -> None:
                         "globs by what the stars stand for")  # fmt: skip
     parser.add_argument("--layout", choices=LAYOUTS, help="LEFT holds both views: sbs, side by side, left view at the left; "
                         "ou, over-under, left view above")  # fmt: skip
-    parser.add_argument("--swap", action="store_true", help="exchange left and right")
-    parser.add_argument("--frames", metavar="A:B:STEP", help="which frames of a sequence, from 0 on, B left out")
+    parser.add_argument("--swap", action="store_true", help="exchange left and right, for views given in the wrong order")
+    parser.add_argument("--frames", metavar="A:B:STEP",
+                        help="of a sequence, only every STEPth frame from A to before B, counted "
+                        "from 0; each may be left out, as in 100: or ::5")  # fmt: skip
     parser.add_argument("--max-frames", type=count, metavar="N", help="stop after so many frames")
 
 

@@ -21,13 +21,16 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     add_precision(parser)
     add_memory(parser)
     add_sizes(parser, finer=False)
-    parser.add_argument("benchmark", choices=list(BENCHMARKS), help="middlebury is training and test together")
+    parser.add_argument("benchmark", choices=list(BENCHMARKS),
+                        help="whose files; middlebury is its training and test images together")  # fmt: skip
     parser.add_argument("path", help="the folder of the data set, as for evaluate --data NAME:PATH")
     parser.add_argument("-o", "--output", type=Path, required=True, help="a new folder for the files and the archive")
-    parser.add_argument("--method", default="stereo", help="its name, part of Middlebury's files (default %(default)s)")
+    parser.add_argument("--method", default="stereo", help="name of the method, part of Middlebury's file names "
+                        "(default: %(default)s)")  # fmt: skip
     parser.add_argument("--size", choices=["F", "H", "Q"], help="of Middlebury's images (default: the largest that is there)")
     parser.add_argument("--pred", type=Path, metavar="DIR", help="submit these files instead of predicting, as for evaluate")
-    parser.add_argument("--seconds", type=positive, help="what one image took, for files of --pred where the benchmark asks")
+    parser.add_argument("--seconds", type=positive, help="time that one image took, for files of --pred where the benchmark "
+                        "asks for it")  # fmt: skip
 
 
 def run(args: argparse.Namespace) -> dict[str, Any]:

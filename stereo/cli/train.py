@@ -28,12 +28,14 @@ from stereo.types import InputError
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     add_device(parser)
-    parser.add_argument("recipe", help="for example experiments/smoke.toml")
-    parser.add_argument("--set", action="append", default=[], metavar="A.B=VALUE", help="change one setting of the recipe")
+    parser.add_argument("recipe", help="a TOML file of settings, for example experiments/smoke.toml")
+    parser.add_argument("--set", action="append", default=[], metavar="A.B=VALUE",
+                        help="change one setting of the recipe, as train.steps=100; may be repeated")  # fmt: skip
     parser.add_argument("-o", "--output", help="folder of the run (default: runs/<name of the recipe>)")
     parser.add_argument("--resume", action="store_true", help="go on from the folder's checkpoint.pt, if there is one yet")
     parser.add_argument("--max-minutes", type=positive, metavar="MINUTES", default=float("inf"),
-                        help="finish the learning rate's schedule within this time, or with train.steps")  # fmt: skip
+                        help="end within this time, or with the recipe's train.steps, whichever is first, the "
+                        "learning rate brought down in time")  # fmt: skip
 
 
 def run(args: argparse.Namespace) -> dict[str, Any]:
