@@ -84,7 +84,8 @@ class StereoPredictor:
     (stereo.inference.passes): (0.5, 1, 2) is more accurate than (1,) and takes five times as long. None: what the network gains
     by (``finer_sizes``), on pairs of up to SMALL_PAIR px, as far as memory and the sides allow. Raises InputError for no
     size, or one outside 0.25 .. 4.
-    passes: the sizes that the last pair was matched at; plan: how the last pass was cut, None before the first one.
+    passes: the sizes that the last pair was matched at. plan: how it was cut, in the pass that was cut most; None before the
+    first pair.
 
     Images are padded below and to the right by repeating their border to the sizes that the network declares
     (``granularity``, ``min_side``), and the maps are cut back.
@@ -129,14 +130,18 @@ class StereoPredictor:
         check_pair(left, right)
         check_sizes(self.sizes, *left.shape[:2])
         passes: dict[float, DisparityMap] = {}
+        plans: list[Plan] = []
         for size in self.sizes_for(*left.shape[:2]):
             try:
-                passes[size] = self._pass(left, right, size)
+                maps, plan = self._pass(left, right, size)
             except InputError as error:
                 if self.sizes is not None or not passes:  # nobody has asked for this pass
                     raise
                 logger.info("without a pass at %g times the size: %s", size, error)
-        self.passes = tuple(passes)
+                continue
+            passes[size] = maps
+            plans.append(plan)
+        self.passes, self.plan = tuple(passes), max(plans, key=lambda plan: plan.parts)
         return merged(passes)
 
     def sizes_for(self, height: int, width: int) -> tuple[float, ...]:
@@ -147,7 +152,8 @@ class StereoPredictor:
             return (1.0,)
         return tuple(size for size in self.model.finer_sizes if fits(size, height, width))
 
-    def _pass(self, left: np.ndarray, right: np.ndarray, size: float) -> DisparityMap:
+    def _pass(self, left: np.ndarray, right: np.ndarray, size: float) -> tuple[DisparityMap, Plan]:
+        """The maps at ``size`` times the pair's own size, brought back to it, and how the copy was cut."""
         limit = None if self.max_disparity is None else self.max_disparity * size
         pair = _Pair(resized(left, size), resized(right, size), limit)
         budget = self.max_memory_bytes if self.max_memory_bytes is not None else free_bytes(self.device)
@@ -156,10 +162,10 @@ class StereoPredictor:
             budget = self._half(pair.left.shape, budget)
             logger.warning("out of memory with %s: trying once more with %s", self.plan, binary_size(budget))
             result = self._attempt(pair, budget, "left to try after memory ran out")
-        if result is None:
+        if result is None or self.plan is None:
             shown = f"{pair.left.shape[1]}x{pair.left.shape[0]} px"
             raise InputError(f"out of memory on {shown}, also with {self.plan}: close other programs, or give smaller images")
-        return brought_back(result, *left.shape[:2])
+        return brought_back(result, *left.shape[:2]), self.plan
 
     def predict_both(self, left: np.ndarray, right: np.ndarray) -> tuple[DisparityMap, DisparityMap]:
         """The maps of the left and of the right view. In a mirror the right camera is the left one, so it is a second run."""
