@@ -18,7 +18,7 @@ from stereo.cli.shared import (
     add_sizes,
     add_weights,
     load_predictor,
-    make_folder,
+    output_folder,
     say,
     uninterrupted,
 )
@@ -69,10 +69,10 @@ def run(args: argparse.Namespace) -> dict[str, Any]:
         check_sizes(args.sizes, height, width)  # refused before the network is loaded
         depth = depth_writer(args, (width, height))
         predictor, weights = load_predictor(args)
-        folder = make_folder(Path(args.output))  # last, so that refused input leaves no empty folder behind
-        film = open_film(args, source, folder)
-        job = Inference(args, source, predictor, weights, folder, depth, film)
-        stopped = job.work(frames)
+        with output_folder(Path(args.output)) as folder:
+            film = open_film(args, source, folder)
+            job = Inference(args, source, predictor, weights, folder, depth, film)
+            stopped = job.work(frames)
         notes = [*source.notes, *incoming.notes()]
     return job.report(frames, notes, stopped)
 
@@ -153,7 +153,7 @@ class Inference:
         files = write_maps(self.folder, frame.stem, views[0], self.kinds, colour_range)
         if self.args.both:
             files += write_maps(self.folder, f"{frame.stem}.right", views[1], self.kinds, colour_range)
-        if self.depth and (self.kinds or not self.source.moving):
+        if self.depth:
             written = self.depth.write_map(self.folder, frame.stem, frame.left, views[0])
             files += written.files
             facts["depth"] = written.facts
