@@ -336,6 +336,21 @@ def test_damaged_videos_are_accounted_for(tmp_path, infer):
     assert f"the video announces 20 frames and {done} could be decoded" in err
 
 
+@pytest.mark.parametrize(
+    ("options", "reason"),
+    [(["--fx", 90, "--baseline", 1, "--calib-size", "96x64"], "another shape"), (["--sizes", "0.5"], "at least 32 px")],
+)
+def test_a_pair_that_the_options_do_not_fit_is_left_out(tmp_path, infer, options, reason):
+    for side in "lr":
+        (tmp_path / side).mkdir()
+        for n, height in enumerate((64, 40, 64)):
+            write_image(tmp_path / side / f"{n}.png", marked(n, height=height))
+    result, err = infer(tmp_path / "l", tmp_path / "r", "--save", "disp.pfm", *options)
+    assert [pair["frame"] for pair in result["pairs"]] == [0, 2]
+    assert "skipped 1 of 3 frames: " in err and reason in err
+    assert not list((tmp_path / "out").glob("1.*"))
+
+
 def test_a_calibrated_film_has_the_depth_of_each_frame(tmp_path, clip, infer):
     rig = ["--fx", 100, "--baseline", 0.5, "--doffs", 1, "--save-depth", "npy"]
     infer(clip, "--layout", "sbs", "--max-frames", 2, "--save", "disp.pfm", *rig)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 import time
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -68,6 +69,7 @@ def run(args: argparse.Namespace) -> dict[str, Any]:
             args.sizes = [1.0]  # of a film the next frame is waited for
         check_sizes(args.sizes, height, width)  # refused before the network is loaded
         depth = depth_writer(args, (width, height))
+        frames.require(partial(check_options, args, depth))
         predictor, weights = load_predictor(args)
         with output_folder(Path(args.output)) as folder:
             film = open_film(args, source, folder)
@@ -75,6 +77,13 @@ def run(args: argparse.Namespace) -> dict[str, Any]:
             stopped = job.work(frames)
         notes = [*source.notes, *incoming.notes()]
     return job.report(frames, notes, stopped)
+
+
+def check_options(args: argparse.Namespace, depth: DepthWriter | None, height: int, width: int) -> None:
+    """Raise InputError when --sizes or the calibration do not fit images of such sides."""
+    check_sizes(args.sizes, height, width)
+    if depth is not None:
+        depth.calibration((width, height))
 
 
 class Inference:
