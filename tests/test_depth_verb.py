@@ -102,7 +102,13 @@ def test_integers_of_sgbm_are_scaled(tmp_path, given, capsys):
     write_pfm(tmp_path / "negative.pfm", -np.full((32, 40), 8, np.float32))
     assert main(["depth", str(tmp_path / "negative.pfm"), given["left.png"], "--scale", "-1", *argv]) == 0
     np.testing.assert_allclose(np.load(tmp_path / "out" / "negative.depth.npy"), 1, rtol=1e-6)
-    capsys.readouterr()
+    captured = capsys.readouterr()
+    assert "negative;" not in captured.out + captured.err
+    for path, scale in ((tmp_path / "negative.pfm", []), (Path(given["int.npy"]), ["--scale", "0.0625"])):
+        assert main(["depth", str(path), given["left.png"], *scale, *argv]) == 0
+        captured = capsys.readouterr()
+        line = "warning: 100% of the disparities are negative"
+        assert (line in captured.err, line in str(json.loads(captured.out)["notes"])) == ((not scale,) * 2)
 
 
 def test_what_was_assumed_is_said(tmp_path, given, capsys):

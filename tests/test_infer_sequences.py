@@ -336,6 +336,36 @@ def test_damaged_videos_are_accounted_for(tmp_path, infer):
     assert f"the video announces 20 frames and {done} could be decoded" in err
 
 
+@pytest.mark.parametrize(
+    ("options", "reason"),
+    [(["--fx", 90, "--baseline", 1, "--calib-size", "96x64"], "another shape"), (["--sizes", "0.5"], "at least 32 px")],
+)
+def test_a_pair_that_the_options_do_not_fit_is_left_out(tmp_path, infer, options, reason):
+    for side in "lr":
+        (tmp_path / side).mkdir()
+        for n, height in enumerate((64, 40, 64)):
+            write_image(tmp_path / side / f"{n}.png", marked(n, height=height))
+    result, err = infer(tmp_path / "l", tmp_path / "r", "--save", "disp.pfm", *options)
+    assert [pair["frame"] for pair in result["pairs"]] == [0, 2]
+    assert "skipped 1 of 3 frames: " in err and reason in err
+    assert not list((tmp_path / "out").glob("1.*"))
+
+
+def test_a_calibrated_film_has_the_depth_of_each_frame(tmp_path, clip, infer):
+    rig = ["--fx", 100, "--baseline", 0.5, "--doffs", 1, "--save-depth", "npy"]
+    infer(clip, "--layout", "sbs", "--max-frames", 2, "--save", "disp.pfm", *rig)
+    out = tmp_path / "out"
+    for n in (0, 1):
+        disp, depth = read_pfm(out / f"clip_00000{n}.disp.pfm"), np.load(out / f"clip_00000{n}.depth.npy")
+        known = np.isfinite(depth)
+        np.testing.assert_allclose(depth[known], 50 / (disp[known] + 1), rtol=1e-5)
+    saved = {f"clip_00000{n}.{kind}" for n in (0, 1) for kind in ("depth.npy", "json")}
+    for path in out.iterdir():
+        path.unlink()
+    infer(clip, "--layout", "sbs", "--max-frames", 2, "--video", "none", *rig)
+    assert {path.name for path in out.iterdir()} == saved | {"clip.json"}
+
+
 # ---------------------------------------------------------------------------------------------------------------------
 # Refusals
 
@@ -353,6 +383,8 @@ def test_what_is_refused_leaves_nothing_behind(tmp_path, clip, weights, capsys):
     sbs = ["--layout", "sbs"]
     cases: list[tuple[list[str], str]] = [
         ([left], "give the right one as well"),
+        (["x" * 300 + ".png", right], "File name too long"),
+        (["x" * 300 + ".mp4", *sbs], "no such file"),
         ([clip], "--layout sbs (side by side)"),
         ([clip, left], "expected two images, two folders"),
         ([clip, slow], "expected one rate"),
@@ -387,6 +419,17 @@ def test_what_is_refused_leaves_nothing_behind(tmp_path, clip, weights, capsys):
         assert said.out == "" and len(said.err.splitlines()) == 1, (argv, said)
         assert line in said.err, (argv, said.err)
         assert not (tmp_path / "out").exists(), argv
+
+
+@pytest.mark.parametrize("existing", [False, True])
+def test_a_pair_that_no_memory_suffices_for_leaves_no_folder_behind(tmp_path, clip, infer, monkeypatch, existing):
+    monkeypatch.setattr(StereoPredictor, "estimate", lambda self, height, width: 10**9)
+    if existing:
+        (tmp_path / "out").mkdir()
+    before = sorted(tmp_path.rglob("*"))
+    _, err = infer(clip, "--layout", "sbs", "--max-memory", "1M", code=2)
+    assert "error: 96x64 px do not fit into 1 MiB" in err
+    assert sorted(tmp_path.rglob("*")) == before
 
 
 def test_a_target_that_cannot_be_written(tmp_path, clip, weights, capsys):

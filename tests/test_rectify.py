@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shlex
 from pathlib import Path
 
 import calibration_files as files
@@ -19,6 +20,7 @@ from stereo.cli import main
 from stereo.geometry import points_from_disparity
 from stereo.image_io import read_image, write_image
 from stereo.inference.row_errors import BORDER, RowErrors, row_errors
+from stereo.sources.opening import paired_files
 
 SIZE = (384, 288)
 TURN = cv2.Rodrigues(np.array([0.02, -0.015, 0.03]))[0]
@@ -357,6 +359,28 @@ def test_images_that_do_not_fit_are_refused(tmp_path, pair, capsys):
     assert not (tmp_path / "out").exists()
 
 
+@pytest.mark.parametrize(
+    ("file", "given", "names"),
+    [("scene{n}/{side}.png", "scene*/{side}.png", ["1", "2", "3"]), ("{side}/{n}_{side}.png", "{side}", ["1_l", "2_l", "3_l"])],
+)
+def test_every_pair_is_written_under_its_own_name(tmp_path, pair, capsys, file, given, names):
+    """Brightness tells which pair a result comes from."""
+    folder, out = tmp_path / "with blanks", tmp_path / "with blanks" / "out"
+    for n in (1, 2, 3):
+        for side, path in zip("lr", pair, strict=True):
+            target = folder / file.format(n=n, side=side)
+            target.parent.mkdir(parents=True, exist_ok=True)
+            write_image(target, read_image(path) // n)
+    sides = [str(folder / given.format(side=side)) for side in "lr"]
+    assert main(["rectify", *sides, "--calib", rig_file(tmp_path / "rig.yml"), "-o", str(out)]) == 0
+    following = shlex.split(capsys.readouterr().out.rpartition("next: ")[2])
+    assert following == ["infer", str(out / "left"), str(out / "right"), "--calib", str(out / "calib.txt")]
+    assert [stem for stem, *_ in paired_files(*following[1:3])] == names
+    for side in ("left", "right"):
+        means = [read_image(out / side / f"{name}.png").mean() for name in names]
+        np.testing.assert_allclose(means, means[0] / np.array([1, 2, 3]), rtol=0.05)
+
+
 def test_what_is_given_is_never_overwritten(tmp_path, pair, capsys):
     images = [tmp_path / f"{side}.png" for side in ("left", "right")]
     for path, given in zip(images, pair, strict=True):
@@ -365,8 +389,10 @@ def test_what_is_given_is_never_overwritten(tmp_path, pair, capsys):
     assert "would be overwritten" in refused(capsys, "rectify", *map(str, images), "--calib", rig, "-o", str(tmp_path))
     (tmp_path / "o").mkdir()
     (tmp_path / "o" / "calib.txt").write_text(Path(rig).read_text())
-    line = refused(capsys, "rectify", *pair, "--calib", str(tmp_path / "o" / "calib.txt"), "-o", str(tmp_path / "o"))
-    assert "calib.txt' would be overwritten" in line
+    own = str(tmp_path / "o" / "calib.txt")
+    for calibration in (["--calib", own], ["--calib", rig, "--calib2", own]):
+        line = refused(capsys, "rectify", *pair, *calibration, "-o", str(tmp_path / "o"))
+        assert "calib.txt' would be overwritten" in line
 
 
 def test_points_from_disparity_agrees_with_the_distances_used_here():

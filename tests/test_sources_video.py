@@ -334,6 +334,24 @@ def test_of_a_live_source_the_newest_frame_is_taken():
     assert incoming.notes() == [f"{incoming.passed_over} frames came while the network was busy and were passed over"]
 
 
+def test_what_a_live_source_has_lost_is_not_passed_over():
+    class Paused(Counted):
+        def __iter__(self):
+            yield from list(super().__iter__())[:2]
+            yield Dropped("f", "the camera paused")
+            yield from list(super().__iter__())[2:]
+
+    with Prefetch(Paused(6, live=True)) as incoming:
+        time.sleep(0.3)  # the network is busy, all six could come and go
+        items = []
+        for item in incoming:
+            items.append(item)
+            time.sleep(0.3)
+    assert [item.reason for item in items if isinstance(item, Dropped)] == ["the camera paused"]
+    frames = [item.index for item in items if isinstance(item, StereoFrame)]
+    assert frames == sorted(frames) and frames[-1] == 5 and len(frames) + incoming.passed_over == 6
+
+
 # ---------------------------------------------------------------------------------------------------------------------
 # The account
 

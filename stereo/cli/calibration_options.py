@@ -204,12 +204,17 @@ class DepthWriter:
         return self.write(folder, stem, left, Measured(result.disp, known, result.occlusion, result.confidence))
 
 
+def is_calibrated(args: argparse.Namespace) -> bool:
+    """Whether the options name a calibration, as a file or by numbers."""
+    return args.calib is not None or bool(numbers_given(args).given)
+
+
 def depth_writer(args: argparse.Namespace, size: Size) -> DepthWriter | None:
     """For images of ``size`` to begin with; None when no calibration is asked for.
 
     Raises InputError where DepthWriter does, and for options that mean nothing without a calibration.
     """
-    if args.calib is not None or numbers_given(args).given:
+    if is_calibrated(args):
         if args.calib is None and args.calib2 is not None:
             raise InputError(f"got --calib2 '{args.calib2}' without --calib; name the first file with --calib")
         return DepthWriter(args, size)

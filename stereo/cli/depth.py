@@ -46,18 +46,28 @@ def run(args: argparse.Namespace) -> dict[str, Any]:
     writer = depth_writer(args, size)
     if writer is None:
         raise InputError(f"metres need a calibration; {HOW_TO_CALIBRATE}")
+    doubts = sign_doubts(disp, known)
     folder = make_folder(Path(args.output))  # last, so that refused input leaves no empty folder behind
     stem = Path(args.disparity).stem
     stem = stem.removesuffix(".disp").removesuffix(".disp16")  # our own names: STEM.disp.pfm
     written = writer.write(folder, stem, left, Measured(disp, known, occlusion, confidence))
-    say(args, "\n".join(written.lines))
+    say(args, "\n".join([*doubts, *written.lines]))
     if confidence is None and "tiff" in args.save_depth:
         say(args, "no --confidence: the second band of the TIFF, the standard deviation, is nan")
     given = {"disparity": args.disparity, "left": args.left, "width": size[0], "height": size[1], "version": __version__}
-    facts = given | written.facts
+    facts = given | written.facts | {"notes": [*doubts, *written.facts["notes"]]}
     files = [*written.files, write_depth_sidecar(folder, stem, facts)]
     say(args, "\n".join(f"  wrote {path}" for path in files))
     return facts | {"files": [str(path) for path in files]}
+
+
+def sign_doubts(disp: np.ndarray, known: np.ndarray) -> list[str]:
+    """A line where most of the known disparities (H, W) px are negative, which only doffs or another sign explains."""
+    negative = float((disp[known] < 0).mean())
+    if negative <= 0.5:
+        return []
+    return [f"warning: {negative:.0%} of the disparities are negative; expected x_left - x_right: of the other sign? then give "
+            "another --scale, for example -1"]  # fmt: skip
 
 
 def read_scaled(path: Path, scale: float | None) -> tuple[np.ndarray, np.ndarray]:

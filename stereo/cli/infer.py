@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 import time
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -18,7 +19,7 @@ from stereo.cli.shared import (
     add_sizes,
     add_weights,
     load_predictor,
-    make_folder,
+    output_folder,
     say,
     uninterrupted,
 )
@@ -68,13 +69,21 @@ def run(args: argparse.Namespace) -> dict[str, Any]:
             args.sizes = [1.0]  # of a film the next frame is waited for
         check_sizes(args.sizes, height, width)  # refused before the network is loaded
         depth = depth_writer(args, (width, height))
+        frames.require(partial(check_options, args, depth))
         predictor, weights = load_predictor(args)
-        folder = make_folder(Path(args.output))  # last, so that refused input leaves no empty folder behind
-        film = open_film(args, source, folder)
-        job = Inference(args, source, predictor, weights, folder, depth, film)
-        stopped = job.work(frames)
+        with output_folder(Path(args.output)) as folder:
+            film = open_film(args, source, folder)
+            job = Inference(args, source, predictor, weights, folder, depth, film)
+            stopped = job.work(frames)
         notes = [*source.notes, *incoming.notes()]
     return job.report(frames, notes, stopped)
+
+
+def check_options(args: argparse.Namespace, depth: DepthWriter | None, height: int, width: int) -> None:
+    """Raise InputError when --sizes or the calibration do not fit images of such sides."""
+    check_sizes(args.sizes, height, width)
+    if depth is not None:
+        depth.calibration((width, height))
 
 
 class Inference:
@@ -153,7 +162,7 @@ class Inference:
         files = write_maps(self.folder, frame.stem, views[0], self.kinds, colour_range)
         if self.args.both:
             files += write_maps(self.folder, f"{frame.stem}.right", views[1], self.kinds, colour_range)
-        if self.depth and (self.kinds or not self.source.moving):
+        if self.depth:
             written = self.depth.write_map(self.folder, frame.stem, frame.left, views[0])
             files += written.files
             facts["depth"] = written.facts

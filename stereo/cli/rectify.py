@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import shlex
 from pathlib import Path
 from typing import Any
 
@@ -18,7 +19,7 @@ from stereo.cli.shared import make_folder, say
 from stereo.image_io import read_image, write_image
 from stereo.inference.predictor import check_pair
 from stereo.inference.row_errors import RowErrors, pooled, row_errors
-from stereo.sources.opening import paired_files
+from stereo.sources.opening import kind_of, paired_files
 from stereo.types import InputError
 
 EXAMINED = 10  # pairs of a folder, spread evenly over it, that are matched to see how good it is
@@ -36,11 +37,13 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def run(args: argparse.Namespace) -> dict[str, Any]:
     """Rectify what the arguments name, and say how good it is. Nothing is written before every image has been read."""
-    pairs = [(left, right) for _, left, right in paired_files(args.left, args.right)]
+    found = paired_files(args.left, args.right)
+    pairs = [(left, right) for _, left, right in found]
     output = Path(args.output)
-    folders = Path(args.left).is_dir()
-    targets = [tuple(target(output, name, path, folders) for name, path in zip(NAMES, pair, strict=True)) for pair in pairs]
-    refuse_overwriting([*(path for pair in pairs for path in pair), Path(args.calib)], targets, output / "calib.txt")
+    single = kind_of(args.left) == "image"
+    targets = [tuple(target(output, name, stem, single) for name in NAMES) for stem, _, _ in found]
+    calibrations = [Path(path) for path in (args.calib, args.calib2) if path is not None]
+    refuse_overwriting([*(path for pair in pairs for path in pair), *calibrations], targets, output / "calib.txt")
     size = size_of_all(pairs)
     rectification, notes = plan(args, size)
     for folder in {path.parent for pair in targets for path in pair} | {output}:
@@ -59,15 +62,16 @@ def run(args: argparse.Namespace) -> dict[str, Any]:
             errors.append(row_errors(straight[0], straight[1], rectification))
     write_middlebury_calib(output / "calib.txt", rectification.calibration, size)
     result = judge(args, pooled(errors), rectification)
-    sides = [path.parent if folders else path for path in targets[0]]
-    say(args, f"wrote {len(pairs)} pair(s); next: infer {sides[0]} {sides[1]} --calib {output / 'calib.txt'}")
+    sides = targets[0] if single else [path.parent for path in targets[0]]
+    following = shlex.join(["infer", *map(str, sides), "--calib", str(output / "calib.txt")])
+    say(args, f"wrote {len(pairs)} pair(s); next: {following}")
     files = [str(path) for path in (*(path for pair in targets for path in pair), output / "calib.txt")]
     return result | {"notes": notes, "pairs": len(pairs), "files": files}
 
 
-def target(output: Path, name: str, path: Path, folders: bool) -> Path:
-    """Where the rectified image of ``path`` goes: left.png of a pair, left/STEM.png of a folder."""
-    return output / name / f"{path.stem}.png" if folders else output / f"{name}.png"
+def target(output: Path, name: str, stem: str, single: bool) -> Path:
+    """Where a rectified image goes: left.png of a single pair, left/STEM.png of several."""
+    return output / f"{name}.png" if single else output / name / f"{stem}.png"
 
 
 def refuse_overwriting(given: list[Path], targets: list[tuple[Path, ...]], calib: Path) -> None:

@@ -5,12 +5,13 @@ from __future__ import annotations
 import argparse
 import hashlib
 import math
+import os
 import re
 import signal
 import sys
 import threading
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
@@ -51,6 +52,20 @@ def make_folder(path: Path) -> Path:
     except OSError as error:
         raise InputError(f"cannot create the output folder '{path}': {error.strerror}; choose another with -o") from None
     return path
+
+
+@contextmanager
+def output_folder(path: Path) -> Iterator[Path]:
+    """``make_folder``; input that is refused only inside the block, before a file is there, takes the folder away again."""
+    made = [folder for folder in (path, *path.parents) if not os.path.exists(folder)]
+    make_folder(path)
+    try:
+        yield path
+    except InputError:
+        with suppress(OSError):  # it holds something by now
+            for folder in made:
+                folder.rmdir()
+        raise
 
 
 def page_target(path: str | Path) -> Path:

@@ -7,6 +7,7 @@ import logging
 import math
 from pathlib import Path
 
+from stereo.cli.calibration_options import is_calibrated
 from stereo.cli.shared import positive
 from stereo.config import near_matches
 from stereo.inference.film import ASSUMED_RATE, STYLES, DisparityFilm
@@ -75,7 +76,8 @@ def source_of(args: argparse.Namespace) -> Source:
         if not source.moving and source.length == 1 and (args.video not in (None, "none") or args.smooth):
             option = "--smooth" if args.smooth else "--video"
             raise InputError(f"got {option} and one pair, {source.name}; it needs folders, globs, a video or a camera")
-        if film_style(args, source) is None and not saved_kinds(args, "none" if source.moving else "all") and not args.show:
+        saved = saved_kinds(args, "none" if source.moving else "all") or is_calibrated(args)
+        if film_style(args, source) is None and not saved and not args.show:
             raise InputError("got neither a video nor maps to write; give --save, --video or --show")
     except InputError:
         source.close()

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 
 from stereo.inference.predictor import check_pair
 from stereo.sources.frame import Dropped, Source, StereoFrame
@@ -27,6 +27,11 @@ class UsableFrames:
         self._first: StereoFrame | None = None
         self.used = self.dropped = 0
         self.reasons: list[str] = []
+        self._check: Callable[[int, int], object] = lambda height, width: None
+
+    def require(self, check: Callable[[int, int], object]) -> None:
+        """Drop frames behind the first one for whose height and width ``check`` raises InputError."""
+        self._check = check
 
     @property
     def expected(self) -> int | None:
@@ -66,9 +71,10 @@ class UsableFrames:
     def _problem(self, frame: StereoFrame) -> str | None:
         try:
             check_pair(frame.left, frame.right)
+            height, width = frame.left.shape[:2]
+            self._check(height, width)
         except InputError as error:
             return str(error)
-        height, width = frame.left.shape[:2]
         self._size = self._size or (height, width)
         if self._one_size and self._size != (height, width):
             return f"it is {width}x{height} px, those before it are {self._size[1]}x{self._size[0]} px"

@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Callable
-from pathlib import Path
 from typing import Protocol
 
 import cv2
@@ -46,7 +46,7 @@ class VideoFile:
 
     def __init__(self, path: str, opener: Opener = open_capture):
         self.path = path
-        if not Path(path).is_file():
+        if not os.path.isfile(path):
             raise InputError(f"cannot read video '{path}': no such file; check the path")
         self._capture = opener(path)
         if not self._capture.isOpened():

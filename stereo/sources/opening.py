@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import os
 from pathlib import Path
 
+from stereo.files import reading
 from stereo.sources.camera import PREFIX, CameraSource, camera_number
 from stereo.sources.frame import Selection, Source
 from stereo.sources.pictures import BOTH_VIEWS, PairFiles, PictureSource, is_glob, list_files, list_pairs, one_file
@@ -19,7 +21,7 @@ def kind_of(text: str) -> str:
     """One of PLURALS: what a LEFT or RIGHT is, by its spelling and by what is on the disk."""
     if text.startswith(PREFIX):
         return "camera"
-    if Path(text).is_dir():
+    if os.path.isdir(text):  # False, too, of a name longer than names can be: opening the file says so
         return "folder"
     if is_glob(text):
         return "glob"
@@ -91,7 +93,13 @@ def _files_of_both(given: str, layout: str | None) -> list[PairFiles]:
 
 
 def _says_itself(path: Path) -> bool:
-    """Whether a picture file holds both views by its own account; also True of one that is missing: reading it says so."""
-    if path.suffix.lower() in BOTH_VIEWS or not path.is_file():
+    """Whether a picture file holds both views by its own account; also True of one that is missing: reading it says so.
+
+    Raises InputError for one that cannot be read.
+    """
+    if path.suffix.lower() in BOTH_VIEWS or not os.path.isfile(path):
         return True
-    return is_stereo_mpo(path.read_bytes()) if path.suffix.lower() in (".jpg", ".jpeg") else False
+    if path.suffix.lower() not in (".jpg", ".jpeg"):
+        return False
+    with reading(path, "image") as (file, _):
+        return is_stereo_mpo(file.read())

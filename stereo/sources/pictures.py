@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import re
 from collections import Counter
 from collections.abc import Iterator, Sequence
@@ -98,7 +99,7 @@ def one_file(given: str | Path) -> str:
 
 
 def is_glob(text: str) -> bool:
-    return bool(_WILDCARD.search(text)) and not Path(text).exists()
+    return bool(_WILDCARD.search(text)) and not os.path.exists(text)
 
 
 def list_pairs(left: str, right: str) -> list[PairFiles]:

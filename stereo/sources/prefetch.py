@@ -28,6 +28,7 @@ class Prefetch:
         self._queue: queue.Queue[_Item] = queue.Queue(maxsize=1)
         self._stop = threading.Event()
         self._thread = threading.Thread(target=self._read, name="prefetch", daemon=True)
+        self._waiting: _Item = None  # what was put last, and may have been taken since
         self.passed_over = 0
 
     def __enter__(self) -> Prefetch:
@@ -71,12 +72,13 @@ class Prefetch:
 
     def _put(self, item: _Item, replace: bool) -> None:
         while not self._stop.is_set():
-            if replace:
+            if replace and isinstance(self._waiting, StereoFrame):  # what says that frames are missing waits until it is heard
                 with suppress(queue.Empty):
                     self._queue.get_nowait()
                     self.passed_over += 1
             try:
                 self._queue.put(item, timeout=POLL)
+                self._waiting = item
                 return
             except queue.Full:
                 continue
