@@ -320,3 +320,27 @@ def test_train_on_data_sets_in_stated_shares(tmp_path, capsys):
     assert "nowhere" in refused(capsys, *command[:-2], str(tmp_path / "bad"), "--set", "data.workers=0", *bad)
     given = ["--set", "data.augmentation.crop=middle"]
     assert "one of random, centre" in refused(capsys, *command[:-2], str(tmp_path / "bad"), *given)
+
+
+@pytest.mark.parametrize("verb", ["--help", "check"])
+def test_a_reader_that_has_seen_enough_ends_it_quietly(pair, verb):
+    """As 'run_stereo.py ... | head -0' does."""
+    command = [sys.executable, "run_stereo.py", verb, *pair]
+    with subprocess.Popen(command, cwd=ROOT, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True) as process:
+        process.stdout.close()
+        said = process.stderr.read()
+    assert said == "" and process.returncode == (141 if verb == "check" else 0)  # argparse swallows it where it prints help
+
+
+def test_a_pair_that_hardly_matches_is_doubted(tmp_path, capsys):
+    """Noise has no match; a picture and itself, shifted, have one everywhere but at the border."""
+    rng = np.random.default_rng(0)
+    image = cv2.resize(rng.integers(0, 256, (32, 80, 3), dtype=np.uint8), (320, 128), interpolation=cv2.INTER_CUBIC)
+    write_image(tmp_path / "left.png", image[:, :-16])
+    write_image(tmp_path / "right.png", image[:, 16:])
+    write_image(tmp_path / "noise.png", rng.integers(0, 256, (128, 304, 3), dtype=np.uint8))
+    out = ["-o", str(tmp_path / "out")]
+    assert main(["infer", str(tmp_path / "left.png"), str(tmp_path / "right.png"), *out, "--sizes", "1"]) == 0
+    assert "warning" not in capsys.readouterr().out
+    assert main(["infer", str(tmp_path / "left.png"), str(tmp_path / "noise.png"), *out, "--sizes", "1"]) == 0
+    assert "are left and right exchanged, or the pair not rectified" in capsys.readouterr().out

@@ -149,6 +149,7 @@ BAD = [
     (["{int.npy}", "{left.png}", "--calib", "{calib.txt}", "--scale=1e-60"], "no known value once scaled"),
     (["{int.npy}", "{left.png}", "--calib", "{calib.txt}", "--scale", "x"], "got 'x', expected a number"),
     (["{a.disp.pfm}", "{small.png}", "--calib", "{calib.txt}"], "40x32 px and the image 20x16 px"),
+    (["{a.depth.npy}", "{left.png}", "--calib", "{calib.txt}"], "called like a depth map"),
     (["{a.disp.pfm}", "{left.png}"], "metres need a calibration"),
     (["{a.disp.pfm}", "{left.png}", "--calib", "{left.png}"], "is not a text file"),
     (["{a.disp.pfm}", "{left.png}", "--calib", "{raw.json}"], "run 'rectify LEFT RIGHT"),

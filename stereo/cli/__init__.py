@@ -10,6 +10,7 @@ from __future__ import annotations
 import argparse
 import json
 import logging
+import os
 import sys
 import textwrap
 from collections.abc import Sequence
@@ -39,6 +40,8 @@ from stereo.cli import (
 from stereo.cli.examples import epilog
 from stereo.types import InputError, StoppedError
 from stereo.version import __version__
+
+PIPE_CLOSED = 141  # the exit code of a shell for a closed pipe
 
 
 class Parser(argparse.ArgumentParser):
@@ -108,6 +111,17 @@ def build_parser(prog: str = SCRIPT) -> argparse.ArgumentParser:
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Run one command; returns the exit code."""
+    try:
+        try:
+            return _run(argv)
+        finally:
+            sys.stdout.flush()
+    except BrokenPipeError:  # who reads the output, `head` for example, has seen enough
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())  # Python flushes once more when it ends
+        return PIPE_CLOSED
+
+
+def _run(argv: Sequence[str] | None) -> int:
     logging.basicConfig(level=logging.INFO, format="%(message)s")  # to stderr: what was chosen, derived or built
     try:
         prog = COMMAND if Path(sys.argv[0]).stem == COMMAND else SCRIPT

@@ -33,6 +33,8 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def run(args: argparse.Namespace) -> dict[str, Any]:
+    if Path(args.disparity).stem.endswith(".depth"):
+        raise InputError(f"got '{args.disparity}', which is called like a depth map; expected a disparity map, STEM.disp.pfm")
     disp, known = read_scaled(Path(args.disparity), args.scale)
     left = read_image(args.left)
     size = (disp.shape[1], disp.shape[0])
