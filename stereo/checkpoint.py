@@ -56,6 +56,17 @@ def default_weights() -> Path:
     return found[0]
 
 
+def available_device(given: str | torch.device | None) -> torch.device:
+    """What a name stands for; None means a GPU when there is one. Raises InputError unless it is there."""
+    try:
+        device = torch.device(given or ("cuda" if torch.cuda.is_available() else "cpu"))
+    except RuntimeError:
+        raise InputError(f"got device '{given}', expected cpu, cuda or cuda:N") from None
+    if device.type == "cuda" and not torch.cuda.is_available():
+        raise InputError(f"got device '{device}', but PyTorch sees no CUDA GPU here; use --device cpu")
+    return device
+
+
 def load_model(weights: str | Path | None = None, device: str | torch.device | None = None) -> Network:
     """A network in evaluation mode with its weights: a .safetensors file, or a run folder's checkpoint.pt.
 
@@ -63,12 +74,7 @@ def load_model(weights: str | Path | None = None, device: str | torch.device | N
     Raises InputError for a missing or damaged file, weights that do not match their config, or an unavailable device.
     """
     path = default_weights() if weights is None else Path(weights)
-    try:
-        device = torch.device(device or ("cuda" if torch.cuda.is_available() else "cpu"))
-    except RuntimeError:
-        raise InputError(f"got device '{device}', expected cpu, cuda or cuda:N") from None
-    if device.type == "cuda" and not torch.cuda.is_available():
-        raise InputError(f"got device '{device}', but PyTorch sees no CUDA GPU here; use --device cpu")
+    device = available_device(device)
     if not path.is_file():
         raise InputError(f"weights '{path}' do not exist; expected a .safetensors file or a run's checkpoint.pt")
     config, tensors = _read_state(path) if path.suffix == ".pt" else _read_safetensors(path)

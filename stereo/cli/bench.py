@@ -8,7 +8,7 @@ from typing import Any
 
 from tqdm import tqdm
 
-from stereo.cli.shared import make_folder, say
+from stereo.cli.shared import make_folder, positive, say
 from stereo.engine.bench import HEIGHT, SIZES, WIDTHS, Limits, bench, format_rows, parse_size, plan
 from stereo.types import InputError
 
@@ -27,7 +27,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--repeats", type=int, default=5,
                         help="runs of each case, of which the median is reported (default: 5)")  # fmt: skip
     parser.add_argument("--threads", type=int, default=0, help="CPU threads (default: PyTorch's choice)")
-    parser.add_argument("--timeout", type=float, default=900, metavar="S",
+    parser.add_argument("--timeout", type=positive, default=900, metavar="S",
                         help="seconds after which a case is given up, all its repeats together (default: 900)")  # fmt: skip
     parser.add_argument("--kernel", default="auto", help="backend that is timed; counts do not depend on it (default: auto)")
     parser.add_argument("-o", "--output", default="experiments/results/bench.json", metavar="FILE",
@@ -35,11 +35,14 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def run(args: argparse.Namespace) -> dict[str, Any]:
+    for name, least in (("height", 1), ("repeats", 1), ("threads", 0)):
+        if getattr(args, name) < least:
+            raise InputError(f"got --{name} {getattr(args, name)}, expected at least {least}")
     sizes = [parse_size(text) for text in args.sizes] + [(args.height, width) for width in args.widths]
     cases = plan(args.presets, args.operators, sizes, args.kernel)
-    if args.repeats < 1:
-        raise InputError(f"got --repeats {args.repeats}, expected at least 1")
     target = Path(args.output)
+    if target.is_dir():
+        raise InputError(f"cannot write '{target}': that is a folder; name a file, for example '{target}/bench.json'")
     make_folder(target.parent)
     limits = None if args.no_time else Limits(args.repeats, args.threads, args.timeout)
     rows = list(tqdm(bench(cases, limits, target), total=len(cases), unit="case", disable=True if args.json else None))

@@ -7,11 +7,10 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
-import torch
-
 from datasets.base import DATASETS, StereoDataset, open_dataset
 from datasets.disparities import DisparityFolder
 from datasets.reading import read_ahead
+from stereo.checkpoint import available_device
 from stereo.cli.shared import (
     add_device,
     add_memory,
@@ -80,7 +79,7 @@ def run(args: argparse.Namespace) -> dict[str, Any]:
         raise InputError(f"got {args.workers} workers, expected 0 or more")
     protocol = open_protocol(args.protocol, {key: getattr(args, key) for key in CUSTOM if getattr(args, key) is not None})
     samples = _open_truth(args)
-    with joined(args.device or ("cuda" if torch.cuda.is_available() else "cpu")) as device:
+    with joined(str(available_device(args.device))) as device:
         args.device = str(device)
         evaluation = _Evaluation(args, samples, protocol)
         if args.pred:

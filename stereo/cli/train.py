@@ -12,8 +12,8 @@ import torch
 
 from datasets.batches import training_batches
 from datasets.procedural.dataset import GeneratedDataset
-from stereo.checkpoint import load_state, save_weights
-from stereo.cli.shared import add_device, make_folder, positive, say
+from stereo.checkpoint import available_device, load_state, save_weights
+from stereo.cli.shared import add_device, output_folder, positive, say
 from stereo.config import Recipe, load_recipe, to_dict
 from stereo.engine.distributed import everyones, from_first, joined, rank, restarts, world_size
 from stereo.engine.evaluate import evaluate
@@ -40,9 +40,14 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def run(args: argparse.Namespace) -> dict[str, Any]:
     """Alone, or in each process that torchrun starts; then the first one prints, and returns what --json prints."""
-    recipe = load_recipe(args.recipe, args.set)
+    recipe, device = load_recipe(args.recipe, args.set), available_device(args.device)
+    with output_folder(Path(args.output or f"runs/{recipe.name}")) as run_dir:
+        return _run_in(run_dir, args, recipe, str(device))
+
+
+def _run_in(run_dir: Path, args: argparse.Namespace, recipe: Recipe, named: str) -> dict[str, Any]:
+    """named: a device; of several processes on GPUs each takes one of its own."""
     train = recipe.train
-    run_dir = make_folder(Path(args.output or f"runs/{recipe.name}"))
     if train.threads:
         torch.set_num_threads(train.threads)
     keep_freed_memory()
@@ -54,7 +59,7 @@ def run(args: argparse.Namespace) -> dict[str, Any]:
         summary = evaluate(StereoPredictor(network).predict, scenes, progress=False).summary
         return {key: summary[key] for key in ("epe_noc", "epe_all", "bad3_noc", "iou_occluded")}
 
-    with joined(args.device or ("cuda" if torch.cuda.is_available() else "cpu")) as device:
+    with joined(named) as device:
         resume = args.resume or max(everyones(restarts())) > 0  # a host on which nothing died has not counted
         from_first(partial(_check_folder, run_dir, resume))
         if rank():
