@@ -122,6 +122,18 @@ def content_table(compared: dict) -> str:
     return "\n".join(lines)
 
 
+def search_table(searched: dict) -> str:
+    """Markdown: one line per variant of experiments/search.py, the best on generated scenes first."""
+    keys = (("epe_noc", 2), ("bad3_noc", 1), ("iou_occluded", 2), ("real_epe_noc", 2), ("real_bad3_noc", 1))
+    heads = ("changed", "GMAC", "EPE generated", "bad-3 % generated", "occ IoU generated", "EPE real", "bad-3 % real")
+    lines = [f"| {' | '.join(heads)} |", "|" + "---|" * len(heads)]
+    by_epe = sorted(searched["variants"].items(), key=lambda item: sum(run["epe_noc"] for run in item[1]["runs"]))
+    for name, variant in by_epe:
+        cells = [name, f"{variant['gmac']:.1f}", *(mean_and_spread(variant["runs"], key, digits) for key, digits in keys)]
+        lines.append(f"| {' | '.join(cells)} |")
+    return "\n".join(lines)
+
+
 def sizes_table(measured: dict) -> str:
     """Markdown: one line per choice of sizes of experiments/iterated_use.py."""
     keys = (("epe_noc", 2), ("epe_all", 2), ("bad3_noc", 1), ("iou_occluded", 2))
@@ -171,6 +183,7 @@ def main() -> None:
     text = readme.read_text(encoding="utf-8")
     tables = {"operators": operators_table(read_result("compare_operators"))}
     tables |= {"speed": speed_table(read_result("speed")), "content": content_table(read_result("compare_content"))}
+    tables |= {name: search_table(read_result(name)) for name in ("search", "quadtree_or_dense")}
     tables |= {"sizes": sizes_table(read_result("iterated_use"))}
     tables |= {"growth": growth_text(read_result("growth"))}
     tables |= {"real_pairs": real_pairs_table(results), "presets": presets_table(bench), "demo": demo_line()}
