@@ -241,7 +241,10 @@ def test_ctrl_c_leaves_a_film_that_plays(tmp_path, weights):
     out = tmp_path / "out"
     argv = [sys.executable, str(ROOT / "run_stereo.py"), "infer", str(path), "--layout", "sbs", "--video", "side-by-side"]
     argv += ["-o", str(out), "--weights", weights, "--device", "cpu", "--range", "0", "8", "--save", "disp16.png"]
-    program = subprocess.Popen(argv, cwd=tmp_path, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
+    heard = partial(signal.signal, signal.SIGINT, signal.SIG_DFL)  # a shell starts what runs in the background deaf to Ctrl-C
+    program = subprocess.Popen(
+        argv, cwd=tmp_path, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, preexec_fn=heard
+    )
     for _ in range(1200):
         if program.poll() is not None or len(list(out.glob("*.disp16.png")) if out.exists() else []) >= 12:
             break
