@@ -125,3 +125,11 @@ def chromium(folder: Path) -> Iterator[Browser]:
     finally:
         driver.terminate()
         driver.wait(timeout=30)
+
+
+def check_fits(page: Browser, width: int, scheme: str) -> None:
+    """At ``width`` px nothing sticks out sideways, and the background is that of ``scheme``, "light" or "dark"."""
+    page.look(width, 844, scheme)
+    assert page.js("return document.documentElement.scrollWidth <= innerWidth")
+    back = page.js("return getComputedStyle(document.body).backgroundColor.match(/\\d+/g).map(Number)")
+    assert (sum(back) < 150) == (scheme == "dark")

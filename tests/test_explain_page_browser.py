@@ -7,7 +7,7 @@ from collections.abc import Iterator
 import numpy as np
 import pytest
 import torch
-from browser import ABSENT, Browser, chromium
+from browser import ABSENT, Browser, check_fits, chromium
 
 from stereo.inference.explain import explain
 from stereo.inference.predictor import StereoPredictor
@@ -68,8 +68,5 @@ def test_the_node_below_the_mouse_is_told(page):
 @pytest.mark.parametrize("scheme", ["light", "dark"])
 @pytest.mark.parametrize("width", [390, 1280])
 def test_it_fits_the_window_in_either_scheme(page, width, scheme):
-    page.look(width, 844, scheme)
-    assert page.js("return document.documentElement.scrollWidth <= innerWidth")
-    back = page.js("return getComputedStyle(document.body).backgroundColor.match(/\\d+/g).map(Number)")
-    assert (sum(back) < 150) == (scheme == "dark")
+    check_fits(page, width, scheme)
     page.look(1280, 900, "light")

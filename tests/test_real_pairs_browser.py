@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 
 import pytest
-from browser import ABSENT, Browser, chromium
+from browser import ABSENT, Browser, check_fits, chromium
 from real_pairs_case import WORST_FIRST, comparison
 
 from experiments.real_pairs_page import comparison_html
@@ -69,8 +69,5 @@ def test_everything_that_acts_or_scrolls_is_named_and_reached_by_key(page):
 @pytest.mark.parametrize("scheme", ["light", "dark"])
 @pytest.mark.parametrize(("width", "columns"), [(390, 2), (1280, 4)])
 def test_it_fits_the_window_in_either_scheme(page, width, columns, scheme):
-    page.look(width, 844, scheme)
-    assert page.js("return document.documentElement.scrollWidth <= innerWidth")
-    back = page.js("return getComputedStyle(document.body).backgroundColor.match(/\\d+/g).map(Number)")
-    assert (sum(back) < 150) == (scheme == "dark")
+    check_fits(page, width, scheme)
     assert page.js("return getComputedStyle(document.querySelector('.maps')).gridTemplateColumns.split(' ').length") == columns

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 
 import pytest
-from browser import ABSENT, Browser, chromium
+from browser import ABSENT, Browser, check_fits, chromium
 from page_cases import HOSTILE, hostile_page
 
 needs_chromium = pytest.mark.skipif(bool(ABSENT), reason=f"{ABSENT} found; install chromium and chromedriver")
@@ -165,7 +165,4 @@ def test_everything_that_acts_has_a_name_and_shows_its_focus(page):
 @pytest.mark.parametrize("scheme", ["light", "dark"])
 @pytest.mark.parametrize("width", [390, 1280])
 def test_it_fits_the_window_in_either_scheme(page, width, scheme):
-    page.look(width, 844, scheme)
-    assert page.js("return document.documentElement.scrollWidth <= innerWidth")
-    back = page.js("return getComputedStyle(document.body).backgroundColor.match(/\\d+/g).map(Number)")
-    assert (sum(back) < 150) == (scheme == "dark")
+    check_fits(page, width, scheme)

@@ -9,7 +9,7 @@ from collections.abc import Iterator
 import cv2
 import numpy as np
 import pytest
-from browser import ABSENT, Browser, chromium
+from browser import ABSENT, Browser, check_fits, chromium
 from viewer_case import FACTS, RIG, H, W, quadrants, viewed
 
 from stereo.geometry import Calibration, points_from_disparity
@@ -302,8 +302,5 @@ def test_everything_that_acts_has_a_name(page):
 @pytest.mark.parametrize("scheme", ["light", "dark"])
 @pytest.mark.parametrize("width", [390, 1280])
 def test_it_fits_the_window_in_either_scheme(page, width, scheme):
-    page.look(width, 844, scheme)
-    assert page.js("return document.documentElement.scrollWidth <= innerWidth")
-    back = page.js("return getComputedStyle(document.body).backgroundColor.match(/\\d+/g).map(Number)")
-    assert (sum(back) < 150) == (scheme == "dark")
+    check_fits(page, width, scheme)
     page.look(1280, 900, "light")

@@ -14,7 +14,7 @@ import numpy as np
 from stereo.calibration.fit import Numbers, doubts, fit_to_size
 from stereo.calibration.read import READERS, read_calibration
 from stereo.calibration.rig import METRES, CalibrationFile, Size
-from stereo.cli.shared import positive
+from stereo.cli.shared import number_that, positive
 from stereo.config import near_matches
 from stereo.geometry import Calibration
 from stereo.inference.depth import DEPTH_FILES, DepthOptions, Measured, plausibility_line, write_depth
@@ -91,24 +91,12 @@ def cameras_of(text: str) -> tuple[int, int]:
 
 def number(text: str) -> float:
     """A finite number. Raises ArgumentTypeError."""
-    try:
-        value = float(text)
-    except ValueError:
-        value = math.nan
-    if not math.isfinite(value):
-        raise argparse.ArgumentTypeError(f"got '{text}', expected a number")
-    return value
+    return number_that(text, math.isfinite, "a number")
 
 
 def share(text: str) -> float:
     """A number in 0 .. 1. Raises ArgumentTypeError."""
-    try:
-        value = float(text)
-    except ValueError:
-        value = math.nan
-    if not 0 <= value <= 1:
-        raise argparse.ArgumentTypeError(f"got '{text}', expected a number from 0 to 1")
-    return value
+    return number_that(text, lambda value: 0 <= value <= 1, "a number from 0 to 1")
 
 
 def depth_files(text: str) -> tuple[str, ...]:

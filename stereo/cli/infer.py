@@ -106,8 +106,12 @@ class Inference:
         self.depth, self.film = depth, film
         self.kinds = saved_kinds(args, "none" if source.moving else "all")
         self.filters = [TemporalFilter(args.smooth) for _ in range(1 + args.both)]
-        self.about = {"weights": weights, "precision": predictor.precision, "device": str(predictor.device)}
-        self.about |= {"version": __version__}
+        self.about = {
+            "weights": weights,
+            "precision": predictor.precision,
+            "device": str(predictor.device),
+            "version": __version__,
+        }
         self.pairs: list[dict[str, Any]] = []  # of images; of a film, which may be long, only these:
         self.extremes: list[float] = []
         self.size, self.taken, self.seconds = (0, 0), 0, 0.0

@@ -10,7 +10,7 @@ import re
 import signal
 import sys
 import threading
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
@@ -123,13 +123,18 @@ def memory_size(text: str) -> int:
 
 def positive(text: str) -> float:
     """A finite number above 0. Raises ArgumentTypeError."""
+    return number_that(text, lambda value: 0 < value < math.inf, "a number above 0")
+
+
+def number_that(text: str, suits: Callable[[float], bool], expected: str) -> float:
+    """The number that ``text`` is. Raises ArgumentTypeError when it is none, or ``suits``, which NaN must not, says no."""
     try:
-        number = float(text)
+        value = float(text)
     except ValueError:
-        number = math.nan
-    if not 0 < number < math.inf:
-        raise argparse.ArgumentTypeError(f"got '{text}', expected a number above 0")
-    return number
+        value = math.nan
+    if not suits(value):
+        raise argparse.ArgumentTypeError(f"got '{text}', expected {expected}")
+    return value
 
 
 def load_predictor(args: argparse.Namespace) -> tuple[StereoPredictor, dict[str, Any]]:
