@@ -12,6 +12,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from stereo.kernels import cpp
+from stereo.model.layers import ConvNorm
 from stereo.model.matching import (
     DenseMatching,
     SparseMatching,
@@ -432,3 +433,24 @@ def test_sharpening_learns_what_only_the_features_know():
         optimizer.step()
     with torch.no_grad():
         assert error(1000) < 0.4
+
+
+# ---------------------------------------------------------------------------------------------------------------------
+# Layers
+
+
+@pytest.mark.parametrize("dilation", [1, 2])
+@pytest.mark.parametrize("channels", [20, 36, 48, 72])
+def test_gradients_in_bfloat16_are_those_of_float32(channels: int, dilation: int):
+    torch.manual_seed(channels)
+    layer = ConvNorm(channels, channels, dilation=dilation)
+    x = torch.randn(4, channels, 24, 160).contiguous(memory_format=torch.channels_last)
+    weights = torch.randn(4, channels, 24, 160)
+    gradients = []
+    for autocast in (False, True):
+        layer.zero_grad()
+        with torch.autocast("cpu", torch.bfloat16, enabled=autocast):
+            (layer(x).float() * weights).sum().backward()
+        gradients.append(layer[0].weight.grad)
+    plain, half = gradients
+    assert (half - plain).norm() < 0.05 * plain.norm()

@@ -6,6 +6,8 @@ from torch import Tensor, nn
 
 from stereo import kernels
 
+ONEDNN_BLOCK = 16  # channels
+
 
 class TokenNorm(nn.LayerNorm):
     """Layer normalisation over the last dimension, the channels of each token; then ``residual`` is added, then ReLU.
@@ -28,12 +30,25 @@ class ChannelNorm(TokenNorm):
         return super().forward(x.permute(0, 2, 3, 1), residual, relu).permute(0, 3, 1, 2)
 
 
+class Convolution(nn.Conv2d):
+    """nn.Conv2d, kept clear of a defect of oneDNN (seen with PyTorch 2.13) that training in bfloat16 meets on CPUs.
+
+    Of a dilated convolution of channels-last maps whose channels are no multiple of 16 it returns the gradient of the weights
+    with memory in it that nobody has written: infinite, or wrong by half. Plain maps are computed rightly.
+    """
+
+    def forward(self, x: Tensor) -> Tensor:
+        if self.dilation != (1, 1) and self.in_channels % ONEDNN_BLOCK:
+            x = x.contiguous()
+        return super().forward(x)
+
+
 class ConvNorm(nn.Sequential):
     """3x3 (or k x k) convolution and ChannelNorm; ``residual`` is added, then ReLU."""
 
     def __init__(self, cin: int, cout: int, kernel: int = 3, stride: int = 1, dilation: int = 1):
         super().__init__(
-            nn.Conv2d(cin, cout, kernel, stride, dilation * (kernel // 2), dilation, bias=False), ChannelNorm(cout)
+            Convolution(cin, cout, kernel, stride, dilation * (kernel // 2), dilation, bias=False), ChannelNorm(cout)
         )
 
     def forward(self, x: Tensor, residual: Tensor | None = None) -> Tensor:
