@@ -9,7 +9,7 @@ import pytest
 import torch
 
 import stereo
-from stereo.inference.passes import NEAR, brought_back, merged, resized
+from stereo.inference.passes import AROUND, NEAR, brought_back, merged, resized
 from stereo.types import DisparityMap, InputError
 
 
@@ -56,6 +56,22 @@ def test_where_passes_differ_the_surest_wins_and_is_trusted_less():
     result = merged({1: maps(10, confidence=0.6), 2: maps(10 + 2 * NEAR, confidence=0.7), 3: maps(10.5, confidence=0.1)})
     np.testing.assert_allclose(result.disp, 10 + 2 * NEAR, rtol=1e-6)
     np.testing.assert_allclose(result.confidence, 0.7 / 3, rtol=1e-5)
+
+
+def test_the_surest_is_the_one_whose_neighbourhood_is():
+    """By a slow loop over all pixels whose square lies inside: single pixels of high confidence change nothing."""
+    rng = np.random.default_rng(5)
+    confidence = rng.random((2, 30, 60)).astype(np.float32)
+    confidence[0, :, :30] += 0.1
+    confidence[1, :, 30:] += 0.1
+    passes = {k: DisparityMap(np.full((30, 60), 20.0 * k, np.float32), 0 * c, c) for k, c in enumerate(confidence, start=1)}
+    result = merged(passes).disp
+    half = AROUND // 2
+    for y in range(half, 30 - half):
+        for x in range(half, 60 - half):
+            means = confidence[:, y - half : y + half + 1, x - half : x + half + 1].mean(axis=(1, 2))
+            assert result[y, x] == pytest.approx(20.0 * (1 + means.argmax()))
+    assert (result != 20.0 * (1 + confidence.argmax(axis=0))).mean() > 0.1
 
 
 def test_passes_that_know_nothing_give_numbers():

@@ -19,6 +19,7 @@ MIN_SIDE = 32  # px, of a pair and of its copies
 EDGE = 1.0  # px of a small map: neighbours that differ by more lie on two surfaces
 NEAR = 2.0  # px: disparities of two passes that lie closer mean one surface, and are averaged
 CLOSE = 1.0  # px: what confidence is about
+AROUND = 17  # px: side of the square whose mean confidence says which pass is the surest in its middle
 
 
 def check_sizes(sizes: Sequence[float] | None, height: int | None = None, width: int | None = None) -> None:
@@ -78,7 +79,8 @@ def _on_edge(disp: np.ndarray, size: tuple[int, int]) -> np.ndarray:
 def merged(sized: Mapping[float, DisparityMap]) -> DisparityMap:
     """One map of several of a pair, brought back from those sizes; a single one is returned as it is.
 
-    disp: the mean, weighted with confidence, of the surest and of those within NEAR px of it.
+    disp: the mean, weighted with confidence, of the surest and of those within NEAR px of it. Which one is the surest is asked
+    of a neighbourhood: surfaces are larger than pixels, and single pixels would change sides in a checkered way.
     occlusion: the mean, weighted with the size: its edges are sharper in a larger copy.
     confidence: the mean, in which a pass counts 0 where it differs from the result by CLOSE px or more.
     """
@@ -87,7 +89,7 @@ def merged(sized: Mapping[float, DisparityMap]) -> DisparityMap:
         return passes[0]
     occlusion = np.average([x.occlusion for x in passes], axis=0, weights=list(sized)).astype(np.float32)
     disp, confidence = (np.stack([getattr(x, name) for x in passes]) for name in ("disp", "confidence"))
-    surest = confidence.argmax(axis=0)[None]
+    surest = np.argmax([cv2.blur(x, (AROUND, AROUND)) for x in confidence], axis=0)[None]
     chosen = np.take_along_axis(disp, surest, axis=0)
     weights = np.where(np.abs(disp - chosen) < NEAR, confidence, 0)
     np.put_along_axis(weights, surest, np.maximum(np.take_along_axis(confidence, surest, axis=0), 1e-6), axis=0)
