@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from datasets.frames import Frame, FrameDataset, existing, find_files
+from datasets.frames import Frame, FrameDataset, existing, find_left_images
 
 
 class CREStereo(FrameDataset):
@@ -34,4 +34,4 @@ class CREStereo(FrameDataset):
                 scale=1 / 32,
             )
 
-        super().__init__([frame(left) for left in find_files(root, ["**/*_left.jpg"], "frame of CREStereo")])
+        super().__init__([frame(left) for left in find_left_images(root, ["**/*_left.jpg"], "frame of CREStereo")])

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import numpy as np
 
-from datasets.frames import Frame, FrameDataset, existing, find_files
+from datasets.frames import Frame, FrameDataset, existing, find_left_images
 from datasets.truth import truth_from_depth
 from stereo.geometry import Calibration
 from stereo.image_io import read_stored
@@ -48,7 +48,7 @@ class FallingThings(FrameDataset):
             )
 
         patterns = ["**/*.left.jpg", "**/*.left.png"]
-        super().__init__([frame(left) for left in find_files(root, patterns, "frame of Falling Things")])
+        super().__init__([frame(left) for left in find_left_images(root, patterns, "frame of Falling Things")])
 
     def read_disparity(self, path: Path, size: tuple[int, int]) -> tuple[np.ndarray, np.ndarray]:
         stored = read_stored(path)

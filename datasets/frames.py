@@ -184,6 +184,24 @@ def find_files(root: Path, patterns: Sequence[str], what: str) -> list[Path]:
     return sorted(found)
 
 
+def find_left_images(root: Path, patterns: Sequence[str], what: str) -> list[Path]:
+    """``find_files``, and the left images that are lost: those that only the right one is left of. Each pattern says "left".
+
+    So a frame without its left image is one that lacks a file, like a frame without its right one, and not one less.
+    """
+    found = set(find_files(root, patterns, what))
+    for pattern in patterns:
+        parts = pattern.split("/")
+        for right in root.glob(pattern.replace("left", "right")):
+            names = list(right.relative_to(root).parts)
+            for place in range(-1, -len(parts) - 1, -1):
+                if count := parts[place].count("left"):
+                    names[place] = "left".join(names[place].rsplit("right", count))
+            if not right.name.startswith("."):
+                found.add(root.joinpath(*names))
+    return sorted(found)
+
+
 def first_folder(root: Path, candidates: Sequence[str], what: str) -> Path:
     """The first of the folders ``root / candidate`` that exists ("." is root itself). Raises InputError that names them all."""
     for candidate in candidates:

@@ -6,7 +6,7 @@ from pathlib import Path
 
 import numpy as np
 
-from datasets.frames import Frame, FrameDataset, existing, find_files
+from datasets.frames import Frame, FrameDataset, existing, find_left_images
 from datasets.truth import read_coded
 
 WEIGHTS = (255 * 255 / 1000, 255 / 1000, 1 / 1000)  # px per unit of R, G, B: digits to base 255, not 256
@@ -40,7 +40,7 @@ class FSD(FrameDataset):
             )
 
         patterns = ["*/dataset/data/left/rgb/*.jpg", "dataset/data/left/rgb/*.jpg"]
-        super().__init__([frame(left) for left in find_files(root, patterns, "frame of FSD")])
+        super().__init__([frame(left) for left in find_left_images(root, patterns, "frame of FSD")])
 
     def read_disparity(self, path: Path, size: tuple[int, int]) -> tuple[np.ndarray, np.ndarray]:
         return read_coded(path, size, WEIGHTS)

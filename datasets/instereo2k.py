@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from datasets.frames import Frame, FrameDataset, existing, find_files
+from datasets.frames import Frame, FrameDataset, existing, find_left_images
 
 
 class InStereo2K(FrameDataset):
@@ -35,4 +35,4 @@ class InStereo2K(FrameDataset):
             )
 
         patterns = ["*/left.png", "*/*/left.png", "*/*/*/left.png"]
-        super().__init__([frame(left) for left in find_files(root, patterns, "frame of InStereo2K")])
+        super().__init__([frame(left) for left in find_left_images(root, patterns, "frame of InStereo2K")])

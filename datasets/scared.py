@@ -6,7 +6,7 @@ from pathlib import Path
 
 import numpy as np
 
-from datasets.frames import Frame, FrameDataset, existing, find_files, first_folder
+from datasets.frames import Frame, FrameDataset, existing, find_left_images, first_folder
 from datasets.truth import check_size
 from stereo.image_io import read_image
 
@@ -40,7 +40,7 @@ class Scared(FrameDataset):
                 occluded=existing(base / "occ_left" / f"{path.stem}.png"),
             )
 
-        super().__init__([frame(path) for path in find_files(left, ["*.png"], "frame of SCARED")])
+        super().__init__([frame(path) for path in find_left_images(base, [f"{left.name}/*.png"], "frame of SCARED")])
 
     def read_disparity(self, path: Path, size: tuple[int, int]) -> tuple[np.ndarray, np.ndarray]:
         disp, valid = super().read_disparity(path, size)

@@ -6,7 +6,7 @@ from pathlib import Path
 
 import numpy as np
 
-from datasets.frames import Frame, FrameDataset, choose, find_files, first_folder
+from datasets.frames import Frame, FrameDataset, choose, find_left_images, first_folder
 from datasets.truth import check_size, read_coded
 from stereo.image_io import read_image
 
@@ -49,7 +49,7 @@ class Sintel(FrameDataset):
                 also=(base / "outofframe" / file,),
             )
 
-        frames = [frame(path) for path in find_files(left, ["*/frame_*.png"], "frame of Sintel")]
+        frames = [frame(path) for path in find_left_images(base, [f"{left.name}/*/frame_*.png"], "frame of Sintel")]
         super().__init__(frames, PUBLISHED)
 
     def read_disparity(self, path: Path, size: tuple[int, int]) -> tuple[np.ndarray, np.ndarray]:

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import numpy as np
 
-from datasets.frames import Frame, FrameDataset, choose, existing, find_files
+from datasets.frames import Frame, FrameDataset, choose, existing, find_left_images
 from datasets.truth import truth_from_depth
 from stereo.geometry import Calibration
 from stereo.image_io import read_disparity
@@ -53,7 +53,7 @@ class TartanAir(FrameDataset):
         def is_unused(left: Path) -> bool:
             return (whole_root / left.relative_to(root)).parts[-5:-3] == UNUSED
 
-        found = find_files(root, ["**/image_left/*_left.png"], "frame of TartanAir")
+        found = find_left_images(root, ["**/image_left/*_left.png"], "frame of TartanAir")
         lefts = [left for left in found if unused == "keep" or not is_unused(left)]
         if not lefts:
             raise InputError(f"'{root}' is of {'/'.join(UNUSED)} only, whose depth is bad; unused=keep reads it")

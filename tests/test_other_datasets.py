@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import re
 import shutil
 from pathlib import Path
 
@@ -73,6 +74,17 @@ def test_a_missing_file_is_named_when_the_data_set_is_opened(case: Case, number:
     lost = case.write(root)[number]
     lost.unlink()
     with pytest.raises(InputError, match=f"{lost.name}' is missing; {case.frame} needs it"):
+        open_dataset(f"{case.name}:{root}")
+
+
+@each_case
+def test_a_frame_of_which_only_the_right_image_is_left_is_named_too(case: Case, root: Path):
+    left, right = (path.relative_to(root) for path in case.write(root)[:2])
+    left, right = (root / re.sub(r"\d(?=\D*$)", "9", path.as_posix()) for path in (left, right))  # the last digit
+    right.parent.mkdir(exist_ok=True)
+    right.write_bytes(b"a right image")
+    right.with_name(f"._{right.name}").write_bytes(b"no picture")
+    with pytest.raises(InputError, match=f"{re.escape(str(left))}' is missing"):
         open_dataset(f"{case.name}:{root}")
 
 
