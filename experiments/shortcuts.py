@@ -1,4 +1,4 @@
-"""What the fast ways of using the network cost in accuracy: bfloat16, and matching along the tree instead of all pairs.
+"""What the fast ways of using the network cost in accuracy: bfloat16, and attention and matching along the tree.
 
     python -m experiments.shortcuts --data pairs:FOLDER        # from the root of the repository; minutes
 
@@ -29,9 +29,13 @@ from stereo.image_io import atomic_write
 from stereo.version import __version__
 
 RESULT = Path(__file__).parent / "results" / "shortcuts.json"
+HEIGHT, WIDTH = 288, 640  # px of the generated scenes
 WAYS: dict[str, tuple[str, dict[str, Any]]] = {  # precision, changes of the configuration
     "plain": ("fp32", {"matching": "dense"}),
     "bf16": ("bf16", {"matching": "dense"}),
+    "attention, top 4": ("fp32", {"matching": "dense", "topk": 4}),
+    "attention, top 16": ("fp32", {"matching": "dense", "topk": 16}),
+    "attention, all kept": ("fp32", {"matching": "dense", "topk": WIDTH}),
     "sparse, 2 levels, top 8": ("fp32", {"matching": "sparse", "match_levels": 2, "match_topk": 8}),
     "sparse, 3 levels, top 8": ("fp32", {"matching": "sparse", "match_levels": 3, "match_topk": 8}),
     "sparse, 3 levels, top 12": ("fp32", {"matching": "sparse", "match_levels": 3, "match_topk": 12}),
@@ -43,7 +47,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--data", default="", help="real pairs to report on, NAME:PATH (default: none)")
     parser.add_argument("--weights", type=Path, default=None, help="default: the shipped ones")
-    parser.add_argument("--scenes", type=int, default=24, help="generated ones of 288x640 px (default %(default)s)")
+    parser.add_argument("--scenes", type=int, default=24, help=f"generated ones of {HEIGHT}x{WIDTH} px (default %(default)s)")
     parser.add_argument("-o", "--output", type=Path, default=RESULT, help="JSON")
     args = parser.parse_args()
     keep_freed_memory()
@@ -51,7 +55,7 @@ def main() -> None:
     trained = load_model(path)
     if not isinstance(trained.config, ModelConfig):
         parser.error(f"expected weights of a network of this project, got those of '{trained.config.preset}'")
-    data = {"generated": GeneratedDataset(99, args.scenes, 288, 640)}
+    data = {"generated": GeneratedDataset(99, args.scenes, HEIGHT, WIDTH)}
     if args.data:
         data["real"] = open_dataset(args.data)
     rows: dict[str, dict[str, dict[str, float]]] = {}
@@ -71,7 +75,7 @@ def main() -> None:
     result = {
         "version": __version__,
         "weights": path.name,
-        "generated": {"seed": 99, "scenes": args.scenes, "height": 288, "width": 640},
+        "generated": {"seed": 99, "scenes": args.scenes, "height": HEIGHT, "width": WIDTH},
         "data": args.data,
         "machine": {"cpu": cpu_name(), "torch": torch.__version__},
         "ways": rows,
