@@ -7,7 +7,7 @@ Pixel centres lie at whole numbers. Camera frame of the left view: x right, y do
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass, fields
+from dataclasses import dataclass, fields, replace
 
 import numpy as np
 
@@ -103,6 +103,10 @@ class Calibration:
             if not math.isfinite(value) or (positive and value <= 0):
                 raise InputError(f"got {name} = {value}, expected a finite number{' above 0' if positive else ''}")
 
+    def of_right_view(self) -> Calibration:
+        """The same rig for maps of the right view: points in the right camera's frame, by its own principal point."""
+        return replace(self, cx=self.cx + self.doffs_px)
+
     def scaled(self, factor_x: float, factor_y: float) -> Calibration:
         """The same rig for images resized to factor_x times the width and factor_y times the height.
 
@@ -146,7 +150,7 @@ def depth_to_disparity(depth: np.ndarray, calibration: Calibration) -> np.ndarra
 
 
 def points_from_disparity(disp: np.ndarray, calibration: Calibration) -> np.ndarray:
-    """disp (H, W) px of the left view -> (H, W, 3) float32 metres; all three are inf where the depth is.
+    """disp (H, W) px of the view that ``calibration`` is of -> (H, W, 3) float32 metres; all three are inf where the depth is.
 
     Raises ValueError when disp is not (H, W).
     """

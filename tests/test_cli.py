@@ -59,7 +59,8 @@ def test_infer_writes_every_file(tmp_path, pair, weights, capsys):
     out = tmp_path / "new" / "out"
     assert main(["infer", *pair, "-o", str(out), "--weights", weights, "--calib", str(calib), "--both", "--json"]) == 0
     maps = ["disp.pfm", "disp.png", "disp16.png", "occ.png", "conf.png"]
-    expected = {f"left.{s}" for s in [*maps, "json", "depth.npy", "depth.png", "ply"]} | {f"left.right.{s}" for s in maps}
+    files = [*maps, "depth.npy", "depth.png", "ply"]
+    expected = {"left.json"} | {f"{stem}.{s}" for stem in ("left", "left.right") for s in files}
     assert {p.name for p in out.iterdir()} == expected
 
     disp = read_pfm(out / "left.disp.pfm")
@@ -71,6 +72,8 @@ def test_infer_writes_every_file(tmp_path, pair, weights, capsys):
     measured = np.isfinite(depth)  # the rest is occluded, or at infinity
     assert measured.mean() > 0.1
     np.testing.assert_allclose((depth * disp)[measured], 10.0, rtol=1e-4)  # 100 px * 0.1 m
+    of_right = np.load(out / "left.right.depth.npy")
+    np.testing.assert_allclose((of_right * read_pfm(out / "left.right.disp.pfm"))[np.isfinite(of_right)], 10.0, rtol=1e-4)
     for name in ("occ", "conf"):
         assert cv2.imread(str(out / f"left.{name}.png"), cv2.IMREAD_UNCHANGED).shape == (48, 64)
     assert read_image(out / "left.disp.png").shape[1] == 64

@@ -180,6 +180,23 @@ def test_a_denormal_disparity_is_infinitely_far_without_a_warning():
         assert np.isinf(disparity_to_depth(np.float64(1e-45), replace(RIG, doffs_px=0.0)))
 
 
+def test_both_views_see_the_same_points_a_baseline_apart():
+    """Points thrown into both cameras by the pinhole formula, the right one with its principal point doffs further right."""
+    rng = np.random.default_rng(2)
+    x, z = rng.uniform([[-1], [2]], [[1], [9]], (2, 50))
+    columns = np.arange(50)
+    left, right = (RIG.cx + RIG.focal_px * x / z, RIG.cx + RIG.doffs_px + RIG.focal_px * (x - RIG.baseline_m) / z)
+    disp = (left - right)[None]
+    at_left, at_right = (points_from_disparity(disp, rig)[0] for rig in (RIG, RIG.of_right_view()))
+    depth = RIG.focal_px * RIG.baseline_m / (disp[0] + RIG.doffs_px)
+    np.testing.assert_allclose(depth, z)
+    # What points_from_disparity takes for columns are 0 .. 49: moved to where the points are seen.
+    seen_left = at_left[:, 0] + (left - columns) * z / RIG.focal_px
+    seen_right = at_right[:, 0] + (right - columns) * z / RIG.focal_px
+    np.testing.assert_allclose(seen_left, x, atol=1e-5)
+    np.testing.assert_allclose(seen_right, x - RIG.baseline_m, atol=1e-5)
+
+
 @pytest.mark.parametrize("doffs", [0.0, 32.778, -3.0])
 def test_depth_and_disparity_are_inverse(doffs: float):
     rig = replace(RIG, doffs_px=doffs)

@@ -178,18 +178,20 @@ class DepthWriter:
             self._unsaid += self._rigs[size][1]
         return self._rigs[size][0]
 
-    def write(self, folder: Path, stem: str, left: np.ndarray, measured: Measured) -> Written:
-        """The files of one image, which ``measured`` is of."""
-        size = (left.shape[1], left.shape[0])
+    def write(self, folder: Path, stem: str, image: np.ndarray, measured: Measured, right: bool = False) -> Written:
+        """The files of one image, the left one or the right one, which ``measured`` is of."""
+        size = (image.shape[1], image.shape[0])
         calibration = self.calibration(size)
-        paths, facts = write_depth(folder, stem, left, measured, calibration, self.options)
+        if right:
+            calibration = calibration.of_right_view()
+        paths, facts = write_depth(folder, stem, image, measured, calibration, self.options)
         lines, self._unsaid = [*self._unsaid, plausibility_line(facts)], []
         return Written(paths, facts | {"notes": self._rigs[size][1]}, lines)
 
-    def write_map(self, folder: Path, stem: str, left: np.ndarray, result: DisparityMap) -> Written:
+    def write_map(self, folder: Path, stem: str, image: np.ndarray, result: DisparityMap, right: bool = False) -> Written:
         """``write`` of what a network predicted."""
         known = np.ones(result.disp.shape, bool)
-        return self.write(folder, stem, left, Measured(result.disp, known, result.occlusion, result.confidence))
+        return self.write(folder, stem, image, Measured(result.disp, known, result.occlusion, result.confidence), right)
 
 
 def is_calibrated(args: argparse.Namespace) -> bool:

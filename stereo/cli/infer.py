@@ -52,7 +52,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     add_source(parser)
     add_film(parser)
     parser.add_argument("-o", "--output", default="out", help="folder for the results (default: out)")
-    parser.add_argument("--both", action="store_true", help="also write the maps of the right view, as STEM.right.*")
+    parser.add_argument("--both", action="store_true", help="also write what there is of the right view, as STEM.right.*")
     parser.add_argument("--html", action="store_true", help="also write STEM.html, a page to look at: maps, the "
                         "numbers under the cursor, a cloud to turn; opens without an internet connection")  # fmt: skip
     add_calibration(parser)
@@ -178,6 +178,10 @@ class Inference:
             facts["depth"] = written.facts
             if not self.source.moving or not self.taken:  # of a film the first frame speaks for all
                 self.tell("\n".join(written.lines))
+            if self.args.both:
+                written = self.depth.write_map(self.folder, f"{frame.stem}.right", frame.right, views[1], right=True)
+                files += written.files
+                facts["depth_right"] = written.facts
         if files or not self.source.moving:
             files.append(write_sidecar(self.folder, frame.stem, facts))
         if self.args.html:
