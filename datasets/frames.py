@@ -185,9 +185,9 @@ def find_files(root: Path, patterns: Sequence[str], what: str) -> list[Path]:
 
 
 def find_left_images(root: Path, patterns: Sequence[str], what: str) -> list[Path]:
-    """``find_files``, and the left images that are lost: those that only the right one is left of. Each pattern says "left".
+    """``find_files``, and the left images that are missing while their right image is there: frames that lack a file.
 
-    So a frame without its left image is one that lacks a file, like a frame without its right one, and not one less.
+    Each pattern says "left", and has no wildcard behind it in that part of the path.
     """
     found = set(find_files(root, patterns, what))
     for pattern in patterns:

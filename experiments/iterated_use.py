@@ -1,6 +1,6 @@
 """The same weights at several sizes of a pair, merged by confidence: what it gives, and what it costs.
 
-    python -m experiments.iterated_use --data pairs:FOLDER        # from the root of the repository; 10 minutes
+    python -m experiments.iterated_use --data pairs:FOLDER        # from the root of the repository; 15 minutes
 
 Sizes are chosen by the scores on generated scenes, with the time in view; those on real pairs are for reading only. Writes
 results/iterated_use.json.

@@ -1,7 +1,7 @@
 """Two views of one scene: warping, the left-right check, and disparity against metres. Pure functions on numpy arrays.
 
 Sign: column ``x`` of the left view and column ``x - disp`` of the right view show the same point (stereo.types).
-Pixel centres lie at whole numbers. Camera frame of the left view: x right, y down, z forward, in metres.
+Pixel centres lie at whole numbers. Frame of a camera: x right, y down, z forward, in metres.
 """
 
 from __future__ import annotations
@@ -79,10 +79,10 @@ def left_right_check(
 
 @dataclass(frozen=True)
 class Calibration:
-    """A rectified rig, of the left camera at one image size.
+    """A rectified rig, of the left camera or (``of_right_view``) of the right one, at one image size.
 
     focal_px:   horizontal focal length, px.
-    cx, cy:     principal point of the left camera, px.
+    cx, cy:     principal point of that camera, px.
     baseline_m: distance between the cameras, metres.
     doffs_px:   principal point of the right camera minus that of the left, px: a point at infinity has disp = -doffs.
     aspect:     vertical focal length / horizontal one; 1 until an image is resized by two different factors.
@@ -104,7 +104,7 @@ class Calibration:
                 raise InputError(f"got {name} = {value}, expected a finite number{' above 0' if positive else ''}")
 
     def of_right_view(self) -> Calibration:
-        """The same rig for maps of the right view: points in the right camera's frame, by its own principal point."""
+        """A left camera's rig for maps of the right view: points are in the right camera's frame, by its principal point."""
         return replace(self, cx=self.cx + self.doffs_px)
 
     def scaled(self, factor_x: float, factor_y: float) -> Calibration:

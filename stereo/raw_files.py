@@ -33,7 +33,7 @@ TIFF_TEXT = b"band 1: depth, m; band 2: its standard deviation, m; nan occluded 
 
 def _ply_header(points: int, confident: bool) -> bytes:
     return (
-        b"ply\nformat binary_little_endian 1.0\ncomment metres; x right, y down, z forward from the left camera\n"
+        b"ply\nformat binary_little_endian 1.0\ncomment metres; x right, y down, z forward from the camera\n"
         b"element vertex %d\n"
         b"property float x\nproperty float y\nproperty float z\n"
         b"property uchar red\nproperty uchar green\nproperty uchar blue\n%send_header\n"

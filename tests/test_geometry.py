@@ -188,8 +188,8 @@ def test_both_views_see_the_same_points_a_baseline_apart():
     left, right = (RIG.cx + RIG.focal_px * x / z, RIG.cx + RIG.doffs_px + RIG.focal_px * (x - RIG.baseline_m) / z)
     disp = (left - right)[None]
     at_left, at_right = (points_from_disparity(disp, rig)[0] for rig in (RIG, RIG.of_right_view()))
-    depth = RIG.focal_px * RIG.baseline_m / (disp[0] + RIG.doffs_px)
-    np.testing.assert_allclose(depth, z)
+    np.testing.assert_allclose(at_left[:, 2], z, rtol=1e-5)
+    np.testing.assert_allclose(at_right[:, 2], z, rtol=1e-5)
     # What points_from_disparity takes for columns are 0 .. 49: moved to where the points are seen.
     seen_left = at_left[:, 0] + (left - columns) * z / RIG.focal_px
     seen_right = at_right[:, 0] + (right - columns) * z / RIG.focal_px

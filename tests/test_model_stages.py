@@ -453,4 +453,4 @@ def test_gradients_in_bfloat16_are_those_of_float32(channels: int, dilation: int
             (layer(x).float() * weights).sum().backward()
         gradients.append(layer[0].weight.grad)
     plain, half = gradients
-    assert (half - plain).norm() < 0.05 * plain.norm()
+    assert (half - plain).norm() < 0.15 * plain.norm()  # rounding: 0.05; the defect: 0.4 and more, or not finite

@@ -79,6 +79,7 @@ def test_a_missing_file_is_named_when_the_data_set_is_opened(case: Case, number:
 
 @each_case
 def test_a_frame_of_which_only_the_right_image_is_left_is_named_too(case: Case, root: Path):
+    root = root / "bright" / "left_and_right"
     left, right = (path.relative_to(root) for path in case.write(root)[:2])
     left, right = (root / re.sub(r"\d(?=\D*$)", "9", path.as_posix()) for path in (left, right))  # the last digit
     right.parent.mkdir(exist_ok=True)

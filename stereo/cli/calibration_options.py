@@ -68,7 +68,7 @@ def add_depth(parser: argparse.ArgumentParser) -> None:
     group.add_argument("--max-depth", type=positive, metavar="M", help=text)
     text = "0 to 1: points of the cloud are at least so certain (default: 0, all of them)"
     group.add_argument("--min-confidence", type=share, metavar="P", help=text)
-    text = "keep the guessed depth of pixels that the right camera does not see, in maps and cloud (default: they have none)"
+    text = "keep the guessed depth of pixels that the other camera does not see, in maps and cloud (default: they have none)"
     group.add_argument("--keep-occluded", action="store_true", help=text)
     parser.set_defaults(**DEPTH_DEFAULTS)
 

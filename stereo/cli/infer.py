@@ -52,7 +52,8 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     add_source(parser)
     add_film(parser)
     parser.add_argument("-o", "--output", default="out", help="folder for the results (default: out)")
-    parser.add_argument("--both", action="store_true", help="also write what there is of the right view, as STEM.right.*")
+    parser.add_argument("--both", action="store_true", help="also write the maps of the right view, and with a "
+                        "calibration its depth, as STEM.right.*")
     parser.add_argument("--html", action="store_true", help="also write STEM.html, a page to look at: maps, the "
                         "numbers under the cursor, a cloud to turn; opens without an internet connection")  # fmt: skip
     add_calibration(parser)

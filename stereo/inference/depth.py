@@ -21,11 +21,11 @@ DEPTH_FILES = ("npy", "png", "tiff", "ply")
 CERTAINTY = 1 / 512
 MOST_SIGMA = 10.0  # px: the confidence says nothing about errors so large
 CONVENTIONS = {
-    "depth_unit": "m, along the optical axis of the left camera",
+    "depth_unit": "m, along the optical axis of the camera of the view",
     "depth_codes": "npy and tiff: nan = occluded or unknown, -inf = too near, +inf = too far",
     "depth_png": "value / 1000 = m; 0 = occluded or unknown, 1 = too near, 65535 = too far or beyond 65.534 m",
     "depth_tiff": "band 1: depth, m; band 2: its standard deviation, m, from the confidence; nan where there is none",
-    "cloud": "m; x right, y down, z forward from the left camera",
+    "cloud": "m; x right, y down, z forward from the camera of the view",
 }
 
 
@@ -122,12 +122,12 @@ def plausibility_line(facts: dict[str, Any]) -> str:
 
 
 def write_depth(
-    folder: Path, stem: str, left: np.ndarray, measured: Measured, calibration: Calibration, options: DepthOptions
+    folder: Path, stem: str, image: np.ndarray, measured: Measured, calibration: Calibration, options: DepthOptions
 ) -> tuple[list[Path], dict[str, Any]]:
     """The files of ``options`` and what the sidecar says of them.
 
     STEM.depth.npy (float32 metres), STEM.depth.png (16 bit, mm), STEM.depth.tiff (depth and its standard deviation), STEM.ply
-    (the points of ``left`` (H, W, 3) uint8 whose depth is known and certain enough, with their confidence where there is one).
+    (the points of ``image`` (H, W, 3) uint8 whose depth is known and certain enough, with their confidence where there is one).
     """
     depth = depth_map(measured, calibration, options)
     far = options.far_m if math.isfinite(options.far_m) else None  # JSON knows no infinity
@@ -143,13 +143,13 @@ def write_depth(
         elif kind == "tiff":
             write_tiff_bands(paths[-1], np.stack([depth, depth_sigma(depth, measured.confidence, calibration)], axis=-1))
         else:
-            facts["cloud_points"] = write_cloud(paths[-1], left, depth, measured, calibration, options)
+            facts["cloud_points"] = write_cloud(paths[-1], image, depth, measured, calibration, options)
     return paths, facts | CONVENTIONS
 
 
 def write_cloud(
     path: Path,
-    left: np.ndarray,
+    image: np.ndarray,
     depth: np.ndarray,
     measured: Measured,
     calibration: Calibration,
@@ -160,7 +160,7 @@ def write_cloud(
     if measured.confidence is not None:
         keep &= measured.confidence >= options.min_confidence
     points = points_from_disparity(measured.disp, calibration)[keep]
-    write_ply(path, points, left[keep], None if measured.confidence is None else measured.confidence[keep])
+    write_ply(path, points, image[keep], None if measured.confidence is None else measured.confidence[keep])
     return len(points)
 
 

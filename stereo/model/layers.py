@@ -34,7 +34,7 @@ class Convolution(nn.Conv2d):
     """nn.Conv2d, kept clear of a defect of oneDNN (seen with PyTorch 2.13) that training in bfloat16 meets on CPUs.
 
     Of a dilated convolution of channels-last maps whose channels are no multiple of 16 it returns the gradient of the weights
-    with memory in it that nobody has written: infinite, or wrong by half. Plain maps are computed rightly.
+    with memory in it that nobody has written: not finite, or wrong by half. Plain maps are computed rightly.
     """
 
     def forward(self, x: Tensor) -> Tensor:
