@@ -102,9 +102,11 @@ def limits(results: dict[str, Any]) -> str:
 
 def cost(card: dict[str, Any], campaign: dict[str, Any]) -> str:
     hours = sum(stage["hours"] for stage in stages_of(card))
-    recorded = sum(stage["hours"] for stage in campaign["stages"])
+    runs = {stage.get("run") for stage in card.get("before", [])}
+    led_here = [one for one in campaign["stages"] if one["run"] in runs or one["weights"] == card["weights"]]
+    recorded = sum(stage["hours"] for stage in led_here)
     low, high = (hours * watts / 1000 for watts in CPU_WATTS)
-    names = ", ".join(stage["run"] for stage in campaign["stages"])
+    names = ", ".join(stage["run"] for stage in led_here)
     return (
         f"{hours:.1f} hours of two CPU cores ({card['hardware']}) went into these weights, no GPU. If two busy cores draw "
         f"{CPU_WATTS[0]} to {CPU_WATTS[1]} W, a bound and not a measurement, that is {low:.2f} to {high:.2f} kWh. "
