@@ -183,7 +183,7 @@ def main() -> None:
     text = readme.read_text(encoding="utf-8")
     tables = {"operators": operators_table(read_result("compare_operators"))}
     tables |= {"speed": speed_table(read_result("speed")), "content": content_table(read_result("compare_content"))}
-    tables |= {name: search_table(read_result(name)) for name in ("search", "quadtree_or_dense")}
+    tables |= {name: search_table(read_result(name)) for name in ("search", "quadtree_or_dense", "quadtree_or_dense_trained")}
     tables |= {"sizes": sizes_table(read_result("iterated_use"))}
     tables |= {"growth": growth_text(read_result("growth"))}
     tables |= {"real_pairs": real_pairs_table(results), "presets": presets_table(bench), "demo": demo_line()}
