@@ -14,6 +14,7 @@ from stereo.checkpoint import default_weights
 
 TEXT = (Path(__file__).resolve().parents[1] / "docs" / "model_card.md").read_text(encoding="utf-8")
 CARD = {
+    "weights": "last.safetensors",
     "recipe": {"name": "last", "data": {"sets": [], "content": {"textures": ""}}},
     "samples_seen": 1000,
     "hours": 0.5,
@@ -81,11 +82,17 @@ def test_limits_name_the_worst_and_what_is_lost():
 
 
 def test_cost_is_in_hours_and_bounds():
-    told = cost(CARD, {"stages": [{"run": "one", "hours": 0.25}, {"run": "two", "hours": 0.5}]})
-    assert told.startswith("2.0 hours of two CPU cores (a CPU)")
-    assert "0.02 to 0.20 kWh" in told
+    card = CARD | {"before": [*CARD["before"], {"run": "one", "samples_seen": 1, "hours": 0.25}]}
+    stages = [
+        {"run": "one", "hours": 0.25, "weights": None},
+        {"run": "a trial beside", "hours": 4.0, "weights": "other.safetensors"},
+        {"run": "two", "hours": 0.5, "weights": card["weights"]},
+    ]
+    told = cost(card, {"stages": stages})
+    assert told.startswith("2.2 hours of two CPU cores (a CPU)")
+    assert "0.02 to 0.23 kWh" in told
     assert "0.8 of the hours are on record" in told
-    assert "one, two" in told
+    assert "campaign.json): one, two)" in told
 
 
 def test_the_shipped_weights_are_those_of_the_card():
