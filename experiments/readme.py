@@ -11,6 +11,7 @@ import re
 import subprocess
 import sys
 import tempfile
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 
 from datasets.procedural.dataset import render_sample
@@ -112,38 +113,42 @@ def growth_text(measured: dict) -> str:
     )
 
 
+def table(heads: Sequence[str], rows: Iterable[Sequence[str]]) -> str:
+    """Markdown: one line per row of cells."""
+    lines = [f"| {' | '.join(cells)} |" for cells in (heads, *rows)]
+    return "\n".join([lines[0], "|" + "---|" * len(heads), *lines[1:]])
+
+
 def content_table(compared: dict) -> str:
     """Markdown: one line per variant of experiments/compare_content.py."""
     keys = (("epe_noc", 2), ("real_epe_noc", 2), ("real_epe_all", 2), ("real_bad3_noc", 1), ("real_iou_occluded", 2))
     heads = ("left out", "EPE generated", "EPE real", "EPE all real", "bad-3 % real", "occ IoU real")
-    lines = [f"| {' | '.join(heads)} |", "|" + "---|" * len(heads)]
-    for name, variant in compared["variants"].items():
-        lines.append(f"| {' | '.join([name, *(mean_and_spread(variant['runs'], key, digits) for key, digits in keys)])} |")
-    return "\n".join(lines)
+    spreads = {name: _spreads(variant["runs"], keys) for name, variant in compared["variants"].items()}
+    return table(heads, [[name, *cells] for name, cells in spreads.items()])
+
+
+def _spreads(runs: Sequence[Mapping[str, float]], keys: Iterable[tuple[str, int]]) -> list[str]:
+    return [mean_and_spread(runs, key, digits) for key, digits in keys]
 
 
 def search_table(searched: dict) -> str:
     """Markdown: one line per variant of experiments/search.py, the best on generated scenes first."""
     keys = (("epe_noc", 2), ("bad3_noc", 1), ("iou_occluded", 2), ("real_epe_noc", 2), ("real_bad3_noc", 1))
     heads = ("changed", "GMAC", "EPE generated", "bad-3 % generated", "occ IoU generated", "EPE real", "bad-3 % real")
-    lines = [f"| {' | '.join(heads)} |", "|" + "---|" * len(heads)]
     by_epe = sorted(searched["variants"].items(), key=lambda item: sum(run["epe_noc"] for run in item[1]["runs"]))
-    for name, variant in by_epe:
-        cells = [name, f"{variant['gmac']:.1f}", *(mean_and_spread(variant["runs"], key, digits) for key, digits in keys)]
-        lines.append(f"| {' | '.join(cells)} |")
-    return "\n".join(lines)
+    return table(heads, [[name, f"{one['gmac']:.1f}", *_spreads(one["runs"], keys)] for name, one in by_epe])
 
 
 def sizes_table(measured: dict) -> str:
     """Markdown: one line per choice of sizes of experiments/iterated_use.py."""
     keys = (("epe_noc", 2), ("epe_all", 2), ("bad3_noc", 1), ("iou_occluded", 2))
     heads = [f"{name} {data}" for data in ("generated", "real") for name in ("EPE", "EPE all", "bad-3 %", "occ IoU")]
-    lines = [f"| sizes | time | {' | '.join(heads)} |", "|" + "---|" * (len(heads) + 2)]
+    rows = []
     for row in measured["rows"]:
         cells = [f"{row[data][key]:.{digits}f}" for data in ("generated", "real") for key, digits in keys]
         sizes = " ".join(f"{size:g}" for size in row["sizes"])
-        lines.append(f"| `{sizes}` | {row['generated']['times_once']:.1f} | {' | '.join(cells)} |")
-    return "\n".join(lines)
+        rows.append([f"`{sizes}`", f"{row['generated']['times_once']:.1f}", *cells])
+    return table(["sizes", "time", *heads], rows)
 
 
 def demo_line() -> str:

@@ -28,8 +28,8 @@ from datasets.procedural.dataset import render_sample
 from stereo.config import ModelConfig, near_matches
 from stereo.files import atomic_write
 from stereo.model.backbone import STRIDE
-from stereo.model.build import Network, build_model
-from stereo.types import InputError, StoppedError
+from stereo.model.build import Network, copy_with
+from stereo.types import InputError, Sample, StoppedError
 from stereo.version import __version__
 
 FORMATS = {"onnx": ".onnx", "torch": ".pt2"}
@@ -75,9 +75,7 @@ Run = Callable[[np.ndarray, np.ndarray], tuple[np.ndarray, ...]]  # left, right 
 
 def reference_maps(network: Network) -> Maps:
     """A copy of the network on the CPU in float32, every operator of it in plain PyTorch."""
-    plain = build_model(network.config, "reference")
-    plain.load_state_dict(network.state_dict())
-    return Maps(plain).eval()
+    return Maps(copy_with(network, "reference")).eval()
 
 
 def least_width(network: Network) -> int:
@@ -262,8 +260,12 @@ def _example(size: tuple[int, int]) -> tuple[Tensor, Tensor]:
 
 
 def pair_of(size: tuple[int, int]) -> tuple[np.ndarray, np.ndarray]:
-    """A generated pair, (1, 3, H, W) float32 in [0, 1] each."""
-    sample = render_sample(SEED, 0, *size)
+    """A generated pair of the parity run, as ``inputs_of``."""
+    return inputs_of(render_sample(SEED, 0, *size))
+
+
+def inputs_of(sample: Sample) -> tuple[np.ndarray, np.ndarray]:
+    """The images of a pair as the file takes them: (1, 3, H, W) float32 in [0, 1] each."""
     left, right = (np.ascontiguousarray(x.transpose(2, 0, 1)[None], np.float32) / 255 for x in (sample.left, sample.right))
     return left, right
 

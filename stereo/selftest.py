@@ -21,15 +21,14 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-import torch
 
 from datasets.procedural.dataset import render_sample
 from stereo.checkpoint import WEIGHTS_DIR
-from stereo.export import FORMATS, export, need, open_onnx, open_torch
+from stereo.export import FORMATS, export, inputs_of, need, open_onnx, open_torch
 from stereo.inference.planning import HELD_BYTES, plan_bands
 from stereo.inference.predictor import StereoPredictor, computes_bf16
 from stereo.kernels import cpp, triton_backend
-from stereo.model.build import Network, build_model
+from stereo.model.build import Network, copy_with
 from stereo.model.stereo_model import StereoModel
 from stereo.types import InputError, Sample
 
@@ -99,14 +98,8 @@ def pair_sha256(sample: Sample) -> str:
 
 def reference(network: Network) -> Callable[[np.ndarray, np.ndarray], np.ndarray]:
     """left, right (H, W, 3) uint8 -> disparity (H, W) px, by the path that all others are held against."""
-    run = StereoPredictor(copy_with(network, "reference", "cpu"), max_memory_bytes=AMPLE, precision="fp32")
+    run = StereoPredictor(copy_with(network, "reference"), max_memory_bytes=AMPLE, precision="fp32")
     return lambda left, right: run.predict(left, right).disp
-
-
-def copy_with(network: Network, kernel: str, device: torch.device | str) -> Network:
-    other = build_model(network.config, kernel)
-    other.load_state_dict(network.state_dict())
-    return other.to(device).eval()
 
 
 def selftest(
@@ -171,7 +164,7 @@ def _paths(
 
     def predictor(kernel: str = "auto", **options: Any) -> Disparity:
         given: dict[str, Any] = {"precision": "fp32", "max_memory_bytes": AMPLE} | options
-        run = StereoPredictor(copy_with(network, kernel, device), **given)
+        run = StereoPredictor(copy_with(network, kernel).to(device), **given)
         return lambda: run.predict(sample.left, sample.right).disp
 
     no_cpp = cpp.available() if on_cpu else f"it is for CPUs, this is {device}"
@@ -227,5 +220,5 @@ def _exported(network: Network, weights: dict[str, Any], sample: Sample, kind: s
 
 
 def _disparity(run: Callable[..., tuple[np.ndarray, ...]], sample: Sample) -> Disparity:
-    pair = [np.ascontiguousarray(x.transpose(2, 0, 1)[None], np.float32) / 255 for x in (sample.left, sample.right)]
+    pair = inputs_of(sample)
     return lambda: run(*pair)[0][0]

@@ -6,7 +6,7 @@ import argparse
 from pathlib import Path
 from typing import Any
 
-from stereo.cli.shared import add_weights, load_weights, make_folder, say
+from stereo.cli.shared import add_weights, load_weights, output_folder, say
 from stereo.engine.bench import parse_size
 from stereo.export import CHECKED, FORMATS, LIMIT_PX, check_export, export
 from stereo.types import InputError
@@ -29,14 +29,8 @@ def run(args: argparse.Namespace) -> dict[str, Any]:
     target = Path(args.output or f"stereo{FORMATS[args.format]}")
     if target.suffix != FORMATS[args.format]:
         raise InputError(f"got the file name '{target}', expected one in {FORMATS[args.format]} for --format {args.format}")
-    made = [folder for folder in target.parents if not folder.exists()]  # the innermost first
-    make_folder(target.parent)
-    try:
+    with output_folder(target.parent):
         result = export(network, weights, target, args.format, sizes, not args.no_check)
-    except BaseException:
-        for folder in made:
-            folder.rmdir()
-        raise
     facts = result["facts"]
     version = f"opset {facts['opset']}" if "opset" in facts else f"torch {facts['torch']}"
     say(args, f"{weights['name']} -> {target}: {args.format}, {version}, fp32; left, right (1,3,H,W), "

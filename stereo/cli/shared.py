@@ -56,12 +56,12 @@ def make_folder(path: Path) -> Path:
 
 @contextmanager
 def output_folder(path: Path) -> Iterator[Path]:
-    """``make_folder``; input that is refused only inside the block, before a file is there, takes the folder away again."""
+    """``make_folder``; what fails or is stopped inside the block, before a file is there, takes the folder away again."""
     made = [folder for folder in (path, *path.parents) if not os.path.exists(folder)]
     make_folder(path)
     try:
         yield path
-    except InputError:
+    except BaseException:
         with suppress(OSError):  # it holds something by now
             for folder in made:
                 folder.rmdir()

@@ -41,6 +41,13 @@ def build_model(config: AnyModelConfig | str = "small", kernel: str = "auto") ->
     return build(config, kernel)
 
 
+def copy_with(network: Network, kernel: str) -> Network:
+    """The same network and weights on the CPU, to be used and not trained, with another backend of stereo.kernels."""
+    other = build_model(network.config, kernel)
+    other.load_state_dict(network.state_dict())
+    return other.eval()
+
+
 def _build_stereo_model(c: ModelConfig, kernel: str) -> StereoModel:
     _check_sizes(c, "channels", "stem_channels", "context_channels", "layers", "heads", "expansion", "sinkhorn_iterations")
     _check_sizes(c, "sharpen_channels", least=0)
